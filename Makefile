@@ -1,0 +1,37 @@
+# make setup   the environment in .venv, at the exact versions of requirements.txt
+# make demo    every stage on a small synthetic cohort; DATA=<PTB-XL folder>: on real ECGs
+# make test    ruff, mypy and the tests
+PYTHON ?= python3.11
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test
+setup: $(READY)
+
+$(READY): requirements.txt setup.cfg pyproject.toml
+	@echo "setting up .venv from requirements.txt (about 2 GB; minutes) …"
+	@rm -f $(READY)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: setup
+ifdef DATA
+	@rm -rf data/demo-ptb-xl data/demo-ptb-xl.features runs/demo-ptb-xl
+	@$(BIN)/python ray_jobs/convert.py --source ptb-xl --input "$(DATA)" --output data/demo-ptb-xl
+	@$(BIN)/python ray_jobs/pipeline.py --config ray_jobs/config/ptb_xl.yaml \
+		--set records=data/demo-ptb-xl --set run_dir=runs/demo-ptb-xl
+else
+	@rm -rf data/demo data/demo.features data/demo-wfdb runs/demo
+	@$(BIN)/python ray_jobs/make_synthetic.py data/demo-wfdb --records 200
+	@$(BIN)/python ray_jobs/convert.py --source wfdb --input data/demo-wfdb \
+		--labels data/demo-wfdb/labels.csv --output data/demo
+	@$(BIN)/python ray_jobs/pipeline.py --config ray_jobs/config/demo.yaml
+endif
+
+test: setup
+	@$(BIN)/ruff check enecg ray_jobs tests benchmarks
+	@$(BIN)/ruff format --check enecg ray_jobs tests benchmarks
+	@$(BIN)/mypy enecg ray_jobs
+	@$(BIN)/python -m pytest

@@ -1,0 +1,260 @@
+"""Bundles: all that one task's predictions need, in a folder of safetensors and JSON.
+
+::
+
+    <bundle>/bundle.json                 what it is, which experts and gates, how it came about
+    <bundle>/gates.safetensors
+    <bundle>/experts/<name>/models.*     heads, and backbones where those were trained
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from enecg import __version__, experts
+from enecg.config import ExpertSettings
+from enecg.errors import UserError
+from enecg.experts.contract import Expert
+from enecg.files import read_json, replacing, write_json
+from enecg.gate.ensemble import GateEnsemble
+from enecg.gate.network import Gates, gate_view
+from enecg.gate.space import GateChoice
+from enecg.stage1.adapted import AdaptedExpert, load_adapted, save_adapted
+from enecg.tasks import Task
+
+FORMAT = "enecg-bundle"
+FORMAT_VERSION = 1
+MODEL_KEY = "model"
+_UNREADABLE = (
+    OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
+    UserError,
+)  # fmt: skip
+"""What reading a damaged bundle may raise; pydantic's errors are ValueErrors."""
+
+
+@dataclass
+class Bundle:
+    """One task's ensemble.
+
+    Attributes
+    ----------
+    task : Task
+    expert_names : list of str
+        Every expert of the experiment, in the order of gate weights.
+    experts : dict of str to (ExpertSettings, AdaptedExpert)
+        Those that some gate weighs.
+    ensemble : GateEnsemble
+    provenance : dict
+        Facts on how it came about, as JSON values.
+    fingerprints : dict of str to str
+        Of the frozen backbones that the heads were trained on.
+    """
+
+    task: Task
+    expert_names: list[str]
+    experts: dict[str, tuple[ExpertSettings, AdaptedExpert]]
+    ensemble: GateEnsemble
+    provenance: Mapping[str, Any]
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write the bundle; a folder that was there is replaced as a whole."""
+        building = folder.with_name(f".{folder.name}.building")
+        shutil.rmtree(building, ignore_errors=True)
+        for name, (_, adapted) in self.experts.items():
+            save_adapted(building / "experts" / name, {MODEL_KEY: adapted})
+        tensors = {
+            f"{member}/{layer}/{kind}": tensor.contiguous()
+            for member, (_, gates) in enumerate(self.ensemble.members)
+            for layer, parts in enumerate(gates.parameters)
+            for kind, tensor in zip(("weight", "bias"), parts, strict=True)
+        }
+        with replacing(building / "gates.safetensors") as temporary:
+            save_file(tensors, temporary)
+        write_json(
+            building / "bundle.json",
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "enecg": __version__,
+                "task": asdict(self.task),
+                "expert_names": self.expert_names,
+                "experts": {
+                    name: {
+                        "settings": settings.model_dump(),
+                        "head": adapted.head_kind,
+                        "answer": "one model refitted on all training groups"
+                        if len(adapted.models) == 1
+                        else f"the mean of {len(adapted.models)} models, one per inner fold",
+                    }
+                    for name, (settings, adapted) in self.experts.items()
+                },
+                "gates": [
+                    {"drawn": count, "choice": gates.choice.model_dump()}
+                    for count, gates in self.ensemble.members
+                ],
+                "fingerprints": self.fingerprints,
+                "provenance": dict(self.provenance),
+            },
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        building.rename(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Bundle:
+        """Read a bundle; nothing in it is executed.
+
+        Raises
+        ------
+        UserError
+            No bundle there, a damaged one, or one of another format version.
+        """
+        path = Path(folder) / "bundle.json"
+        try:
+            description = read_json(path)
+            version = (description["format"], description["format_version"])
+        except FileNotFoundError:
+            raise UserError(f"{folder}: no bundle here (no bundle.json)") from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: not a bundle's description") from None
+        if version != (FORMAT, FORMAT_VERSION):
+            raise UserError(f"{path}: format {version}; this version reads {FORMAT_VERSION}")
+        try:
+            return cls._read(Path(folder), description)
+        except _UNREADABLE as error:
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"{folder}: this bundle is damaged: {what}") from error
+
+    @classmethod
+    def _read(cls, folder: Path, description: dict[str, Any]) -> Bundle:
+        fields = description["task"]
+        task = Task(
+            **fields
+            | {
+                "classes": tuple(fields["classes"]),
+                "valid": None if fields["valid"] is None else tuple(fields["valid"]),
+            }
+        )
+        found = {}
+        for name, entry in description["experts"].items():
+            settings = ExpertSettings.model_validate(entry["settings"])
+            adapted = load_adapted(folder / "experts" / name, {MODEL_KEY: task}, name, settings)
+            found[name] = (settings, adapted[MODEL_KEY])
+        tensors = load_file(folder / "gates.safetensors")
+        members = []
+        for member, entry in enumerate(description["gates"]):
+            choice = GateChoice.model_validate(entry["choice"])
+            layers = [
+                (tensors[f"{member}/{layer}/weight"], tensors[f"{member}/{layer}/bias"])
+                for layer in range(choice.depth + 1)
+            ]
+            members.append((entry["drawn"], Gates(choice, layers)))
+        return cls(
+            task,
+            description["expert_names"],
+            found,
+            GateEnsemble(members),
+            description["provenance"],
+            description["fingerprints"],
+        )
+
+
+class Predictor:
+    """Several tasks' bundles, predicting together: a backbone they share runs once per record.
+
+    Parameters
+    ----------
+    bundles : list of Bundle
+    device : torch.device
+        Where backbones run.
+    """
+
+    def __init__(self, bundles: list[Bundle], device: torch.device) -> None:
+        self.bundles = bundles
+        self.device = device
+        self._backbones: dict[str, Expert] = {}
+        fingerprints: dict[str, str] = {}
+        for bundle in bundles:
+            for name, (settings, adapted) in bundle.experts.items():
+                key = _backbone_key(name, settings)
+                if key not in self._backbones:
+                    # A trained backbone's weights are in the bundle; where they began is not asked.
+                    weights = settings.weights if settings.frozen else None
+                    expert = experts.load(name, weights=weights, **settings.options)
+                    fingerprints[key] = expert.fingerprint()
+                    self._backbones[key] = expert.to(device)
+                if bundle.fingerprints.get(name, fingerprints[key]) != fingerprints[key]:
+                    raise UserError(
+                        f"bundle {bundle.task.name}: expert {name} is not the one that the bundle "
+                        f"was made with (other weights at {settings.weights}, or another version)"
+                    )
+                for model in adapted.models:
+                    model.head.to(device)
+                    if model.backbone is not None:
+                        model.backbone.to(device)
+
+    @torch.no_grad()
+    def __call__(
+        self, x_BLT: npt.NDArray[np.float32]
+    ) -> dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+        """Predict every task for some records.
+
+        Parameters
+        ----------
+        x_BLT : float32 array, shape (B, 12, 5000)
+            mV at 500 Hz, NaN where missing.
+
+        Returns
+        -------
+        dict of str to (float32 array of shape (B, C), float32 array of shape (B, E))
+            By task: value or class probabilities, and the experts' weights.
+        """
+        signal = torch.from_numpy(x_BLT).to(self.device)
+        view_BLT = gate_view(x_BLT)
+        inputs: dict[str, torch.Tensor] = {}
+        answers: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
+        for bundle in self.bundles:
+            weights_BE = bundle.ensemble.weights(view_BLT, bundle.expert_names)
+            mixed_BC = torch.zeros(len(x_BLT), bundle.task.width)
+            for name, (settings, adapted) in bundle.experts.items():
+                key = _backbone_key(name, settings)
+                if key not in inputs:
+                    backbone = self._backbones[key]
+                    prepare = backbone.features if settings.frozen else backbone.prepare
+                    inputs[key] = prepare(signal)
+                weight_B = weights_BE[:, bundle.expert_names.index(name)]
+                mixed_BC += weight_B[:, None] * adapted.answer(inputs[key]).cpu()
+            answers[bundle.task.name] = (mixed_BC.numpy(), weights_BE.numpy())
+        return answers
+
+
+def load_bundles(folder: Path) -> list[Bundle]:
+    """Load one task's bundle, or those of all tasks from the folder that holds them.
+
+    Raises
+    ------
+    UserError
+        Neither is there.
+    """
+    folder = Path(folder)
+    if (folder / "bundle.json").exists():
+        return [Bundle.load(folder)]
+    # A name with a dot is a bundle that a killed job was building.
+    found = sorted(p.parent for p in folder.glob("*/bundle.json") if p.parent.name[0] != ".")
+    if not found:
+        raise UserError(f"{folder}: no bundle here; give bundle/ or bundle/<task> of a run folder")
+    return [Bundle.load(path) for path in found]
+
+
+def _backbone_key(name: str, settings: ExpertSettings) -> str:
+    return f"{name} {settings.model_dump_json()}"

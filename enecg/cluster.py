@@ -1,0 +1,73 @@
+"""Joining the Ray cluster a job runs in, or starting a local one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+import warnings
+
+import ray
+import ray.data
+from ray._private.utils import read_ray_address
+
+from enecg.progress import say
+
+
+def connect() -> None:
+    """Join the cluster this process stands in, or start a local one; nothing if already joined.
+
+    A cluster is joined where ``RAY_ADDRESS`` names one (``ray job submit`` sets it) or where
+    ``ray start`` left the address of one that answers (``ray up`` does). A local one gets at
+    least four logical CPUs: Ray Data inside a Ray Train job starves where the train workers hold
+    every CPU. Its dashboard listens on loopback; Ray's token authentication, which guards its
+    other ports, stays on.
+    """
+    if ray.is_initialized():
+        return
+    # Ray tells at every start that token authentication is on; `say` below does so, too.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # Makes training jobs visible on the dashboard's Train page.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
+    # Ray warns at every start that a later version will change this default, …
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # … whenever a few workers start at once, …
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
+    # … and Tune advertises a log folder that is not where the trials' logs end up.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    if os.environ.get("RAY_ADDRESS") or _answers(read_ray_address()):
+        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+        say(f"joined the Ray cluster at {ray.get_runtime_context().gcs_address}")
+    else:
+        context = ray.init(
+            address="local",
+            num_cpus=max(4, os.cpu_count() or 1),
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        shown = f"; dashboard: http://{context.dashboard_url}" if context.dashboard_url else ""
+        say(f"started a local Ray cluster, token authentication on{shown}")
+    # Ray Data advises on how to split files whenever there are few of them.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data")
+    progress = ray.data.DataContext.get_current()
+    progress.enable_progress_bars = False  # our own progress says more, in fewer lines
+    for noisy in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _answers(address: str | None) -> bool:
+    """Whether something listens at ``host:port``; a dead cluster leaves its address behind."""
+    if not address:
+        return False
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident memory this process has had, in MB (10^6 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -1,0 +1,261 @@
+"""The experiment: one typed, validated description, read from YAML and ``--set key=value``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from enecg.errors import UserError, did_you_mean
+from enecg.tasks import Task, task_from
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_booleans(cls, value: Any) -> Any:
+        """No setting is a boolean; pydantic would take ``true`` for 1."""
+        if isinstance(value, bool):
+            raise ValueError("Input should be a number, a name or a path")
+        return value
+
+
+class ExpertSettings(_Section):
+    """How one expert is used; every further key is an option of the expert itself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    weights: str | None = None
+    """The authors' weights: a file or folder."""
+    adaptation: Literal["head", "head_lora", "lora", "full"] = "head"
+    """What is trained: the head on a frozen backbone, …, or everything (from scratch without
+    weights)."""
+    final: Literal["refit", "average"] | None = None
+    """What predicts test groups: one model refitted on all training groups, or the inner models'
+    mean. Unset: refit for frozen backbones, average for trained ones."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone stays as it is, so that its features are computed once."""
+        return self.adaptation in ("head", "head_lora")
+
+    @property
+    def final_rule(self) -> Literal["refit", "average"]:
+        """`final`, with its default put in."""
+        return self.final or ("refit" if self.frozen else "average")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that belong to the expert itself."""
+        return dict(self.model_extra or {})
+
+
+class Stage1Settings(_Section):
+    """Training of the experts."""
+
+    epochs: Positive = 20
+    """Most passes over the training records."""
+    patience: Positive = 5
+    """Early stopping: epochs without a better validation loss."""
+    batch_size: Positive = 256
+    """Records per optimiser step, over all workers."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1.0e-2
+    heads: Annotated[list[Literal["ridge", "ffn"]], Field(min_length=1)] = ["ridge", "ffn"]
+    """Heads tried on a frozen backbone; the better one per task is chosen on training groups."""
+    workers: Positive = 1
+    """Ray Train workers per expert."""
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """auto: 1 where the cluster has GPUs, else 0."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of trained backbones; auto: bf16 on a GPU, else fp32. Heads on features are always fp32."""
+    max_parallel: Literal["auto"] | Positive = "auto"
+    """Experts that train side by side; auto: as many as the cluster's resources carry."""
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """Least time between two checkpoints of a training job."""
+
+
+class GateSettings(_Section):
+    """The search over gates."""
+
+    space: str = "tune_spaces/gate.yaml"
+    trials: Positive = 32
+    searcher: Literal["random"] = "random"
+    scheduler: Literal["none"] = "none"
+    max_parallel: Literal["auto"] | Positive = "auto"
+
+
+class EnsembleSettings(_Section):
+    """The ensemble of the best trials."""
+
+    size: Positive = 5
+    """Members drawn by greedy selection with replacement."""
+
+
+class Config(_Section):
+    """One experiment; see ``ray_jobs/config/*.yaml`` for examples."""
+
+    records: str
+    """A record store."""
+    features: str | None = None
+    """Where computed features live; default: beside the record store."""
+    run_dir: str
+    tasks: Annotated[list[str | dict[str, Any]], Field(min_length=1)]
+    folds: Annotated[int, Field(ge=2)] = 3
+    fold_column: str | None = None
+    """A column of the store's index with a published split; replaces `folds`."""
+    inner_folds: Annotated[int, Field(ge=2)] = 3
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    experts: Annotated[dict[str, ExpertSettings], Field(min_length=1)]
+    stage1: Stage1Settings = Stage1Settings()
+    gate: GateSettings = GateSettings()
+    ensemble: EnsembleSettings = EnsembleSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_settings_are_defaults(cls, values: Any) -> Any:
+        """``rocket:`` with nothing behind it means ``rocket: {}``; the same for sections."""
+        if isinstance(values, dict):
+            values = {
+                key: {} if value is None and key in ("stage1", "gate", "ensemble") else value
+                for key, value in values.items()
+            }
+            if isinstance(values.get("experts"), dict):
+                values["experts"] = {
+                    n: {} if s is None else s for n, s in values["experts"].items()
+                }
+        return values
+
+    @property
+    def task_list(self) -> list[Task]:
+        """The tasks, in the config's order."""
+        tasks = [task_from(entry) for entry in self.tasks]
+        names = [task.name for task in tasks]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"tasks: {', '.join(repeated)} stands there more than once")
+        return tasks
+
+    def located(self) -> Config:
+        """Return the same experiment with absolute paths: Ray's workers stand in other folders."""
+
+        def absolute(path: str | None) -> str | None:
+            return None if path is None else str(Path(path).absolute())
+
+        experts = {
+            name: settings.model_copy(update={"weights": absolute(settings.weights)})
+            for name, settings in self.experts.items()
+        }
+        names = ("records", "features", "run_dir")
+        places = {name: absolute(getattr(self, name)) for name in names}
+        gate = self.gate.model_copy(update={"space": absolute(self.gate.space)})
+        return self.model_copy(update={**places, "experts": experts, "gate": gate})
+
+    @property
+    def features_dir(self) -> Path:
+        """The feature store's folder."""
+        if self.features is not None:
+            return Path(self.features)
+        records = Path(self.records)
+        return records.with_name(records.name + ".features")
+
+
+def load_config(path: Path, changes: list[str] | None = None) -> Config:
+    """Read an experiment from YAML and apply ``key=value`` changes.
+
+    Parameters
+    ----------
+    path : Path
+        YAML file.
+    changes : list of str, optional
+        ``a.b=value``; values are YAML. Later ones win.
+
+    Raises
+    ------
+    UserError
+        Missing or broken file, unknown key (with the nearest known one), value not allowed.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config: no file {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"config: cannot read {path}: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"config: {path} must hold a mapping of settings, at its top level")
+    for change in changes or []:
+        _apply(values, change)
+    return parse_config(values)
+
+
+def parse_config(values: dict[str, Any]) -> Config:
+    """Validate a nested dict of settings (what `load_config` does after reading)."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        by_key: dict[tuple[str, ...], list[Any]] = {}
+        for one in error.errors():
+            key = tuple(part for part in map(str, one["loc"]) if not _BRANCH.match(part))
+            by_key.setdefault(key, []).append(one)
+        raise UserError("config: " + "; ".join(_explain(*of) for of in by_key.items())) from None
+    for name in ("records", "features", "run_dir"):
+        if "://" in str(getattr(config, name)):
+            raise UserError(f"config: {name}: {getattr(config, name)}: only local paths so far")
+    _ = config.task_list  # unknown tasks are refused here, not an hour later
+    return config
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {change!r}: write key=value, for example stage1.epochs=5")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if inner is None:
+            inner = values[section] = {}
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {change!r}: {section} is a value, not a section")
+        values = inner
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {change!r}: {text!r} is not valid YAML") from None
+
+
+_BRANCH = re.compile(r"literal\[|constrained-|dict\[|str$|\[key\]$")
+"""What pydantic puts into an error's place for the branch of a union that it tried."""
+
+
+def _explain(location: tuple[str, ...], errors: list[Any]) -> str:
+    """One key's validation errors as a phrase that names the key and what is allowed."""
+    error, where = errors[0], ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _keys_of(location[:-1])
+        return (
+            f"unknown key {where!r}{did_you_mean(location[-1], known)}; "
+            f"allowed{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(known)}"
+        )
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    wanted = [re.sub(r"^(Value error, )?Input should be ", "", one["msg"]) for one in errors]
+    if wanted[0] == error["msg"]:
+        return f"{where}: {error['msg']}, not {error['input']!r}"
+    allowed = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", " or ".join(wanted))
+    return f"{where} should be {allowed}, not {error['input']!r}"
+
+
+def _keys_of(section: tuple[str, ...]) -> list[str]:
+    """The settings a section may hold."""
+    model: Any = Config
+    for part in section:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

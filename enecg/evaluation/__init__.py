@@ -1,0 +1,1 @@
+"""How an experiment is judged: folds, metrics, intervals, and the report that shows them."""

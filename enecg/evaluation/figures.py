@@ -1,0 +1,142 @@
+"""The report's figures, each as the bytes of an SVG file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from enecg.evaluation.metrics import Numbers, labelled, main_metric
+from enecg.evaluation.wording import METRIC_NAMES, NOT_EXPERTS, Predictors, number
+from enecg.tasks import Task
+
+_BLUE, _GREY, _RED = "#2b6cb0", "#8a8f98", "#b83280"
+_WIDTH = 6.4  # inches; the report's column
+
+
+def metric_figure(task: Task, predictors: Predictors) -> bytes:
+    """Draw the main metric of every predictor with its 95 % interval.
+
+    Experts are grey, what combines them is blue, the dummy is a dotted line.
+    """
+    metric = main_metric(task)
+    entries = {name: scores[metric] for name, scores in predictors.items() if metric in scores}
+    dummy = entries.pop("dummy", None)
+    figure = Figure(figsize=(_WIDTH, 0.75 + 0.3 * max(len(entries), 1)), layout="constrained")
+    axes = figure.add_subplot()
+    for row, (name, entry) in enumerate(entries.items()):
+        color = _BLUE if name in NOT_EXPERTS else _GREY
+        axes.plot(entry["ci95"], [row, row], color=color, lw=2, solid_capstyle="round")
+        axes.plot(entry["mean"], row, "o", color=color, ms=6)
+        axes.plot(entry["folds"], [row] * len(entry["folds"]), "|", color=color, ms=7, alpha=0.7)
+        axes.annotate(
+            number(entry["mean"]),
+            (1.01, row),
+            xycoords=("axes fraction", "data"),
+            fontsize=9,
+            verticalalignment="center",
+        )
+    if dummy is not None:
+        axes.axvline(dummy["mean"], color=_RED, ls=":", lw=1.4)
+        axes.annotate(
+            f"dummy {number(dummy['mean'])}",
+            (dummy["mean"], 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=8,
+            color=_RED,
+            horizontalalignment="center",
+        )
+    axes.set_yticks(range(len(entries)), entries.keys())
+    axes.set_ylim(len(entries) - 0.5, -0.5)
+    axes.set_xlabel(f"{METRIC_NAMES[metric]}{f' ({task.unit})' if task.unit else ''}")
+    axes.grid(axis="x", color="#e5e7eb", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+    return _svg(figure)
+
+
+def prediction_figure(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> bytes:
+    """Draw out-of-sample predictions: a scatter for a number, a confusion matrix for classes.
+
+    Parameters
+    ----------
+    task : Task
+        What is predicted.
+    truth_B : float array, shape (B,)
+        Labels as for `metrics.score`; records without one are left out.
+    prediction_BC : float array, shape (B, C)
+        Predictions as for `metrics.score`.
+    """
+    truth, prediction = labelled(task, truth_B, prediction_BC)
+    if task.kind == "regression":
+        return _scatter(task, truth, prediction[:, 0])
+    counts = np.zeros((task.width, task.width), dtype=np.int64)
+    np.add.at(counts, (truth.astype(np.int64), prediction.argmax(axis=1)), 1)
+    return _confusion(task, counts)
+
+
+def weight_figure(mean_weights: Mapping[str, float]) -> bytes:
+    """Draw the mean weight that the gate gives each expert."""
+    figure = Figure(figsize=(_WIDTH, 0.6 + 0.3 * len(mean_weights)), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh(range(len(mean_weights)), [*mean_weights.values()], color=_BLUE, height=0.6)
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
+    axes.set_yticks(range(len(mean_weights)), mean_weights.keys())
+    axes.invert_yaxis()
+    axes.set_xlabel("Mean gate weight")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def _scatter(task: Task, truth: Numbers, predicted: Numbers) -> bytes:
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    both = np.concatenate([truth, predicted]) if truth.size else np.array([0.0, 1.0])
+    edge = 0.04 * (np.ptp(both) or 1.0)
+    limits = (both.min() - edge, both.max() + edge)
+    # Dots are pixels in the SVG: thousands of paths would make the report slow to open.
+    alpha = float(np.clip(60 / max(truth.size, 1) ** 0.6, 0.05, 0.7))
+    axes.plot(truth, predicted, ".", color=_BLUE, ms=5, mew=0, alpha=alpha, rasterized=True)
+    axes.plot(limits, limits, color=_GREY, lw=1, ls="--")
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
+    axes.set(xlabel=f"{task.name}: label ({task.unit})", ylabel=f"Predicted ({task.unit})")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def _confusion(task: Task, counts: np.ndarray) -> bytes:
+    side = 1.8 + 0.55 * task.width
+    figure = Figure(figsize=(side, side - 0.4), layout="constrained")
+    axes = figure.add_subplot()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
+    for row, column in np.ndindex(counts.shape):
+        axes.text(
+            column,
+            row,
+            f"{counts[row, column]:,}\n{share[row, column]:.0%}",
+            fontsize=8,
+            color="white" if share[row, column] > 0.55 else "#1f2937",
+            horizontalalignment="center",
+            verticalalignment="center",
+        )
+    axes.set_xticks(range(task.width), task.classes, rotation=30 if task.width > 3 else 0)
+    axes.set_yticks(range(task.width), task.classes)
+    axes.set(xlabel="Predicted", ylabel="Label")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    file = BytesIO()
+    # A fixed salt and no date: the same results give the same bytes.
+    with mpl.rc_context({"svg.hashsalt": "enecg", "font.size": 10}):
+        figure.savefig(file, format="svg", dpi=150, metadata={"Date": None})
+    return file.getvalue()

@@ -1,0 +1,159 @@
+"""How good predictions are: the metrics of `results.json`, for one set of records."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    mean_absolute_error,
+    mean_squared_error,
+    precision_recall_fscore_support,
+    r2_score,
+    roc_auc_score,
+)
+
+from enecg.errors import JobFailed
+from enecg.tasks import Task
+
+Floats = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.floating]
+
+REGRESSION_METRICS = ("mae", "mse", "r2")
+CLASSIFICATION_METRICS = ("auroc", "auprc", "f1", "precision", "recall", "accuracy", "ece")
+LOWER_IS_BETTER = frozenset({"mae", "mse", "ece"})
+ECE_BINS = 15
+_SUM_TOLERANCE = 0.02  # class probabilities computed in bfloat16 add up to 1 within this
+
+
+def main_metric(task: Task) -> str:
+    """Return the metric that a task's predictors are compared by.
+
+    ``mae`` for a regression, ``auroc`` for two classes, ``f1`` for more.
+    """
+    if task.kind == "regression":
+        return "mae"
+    return "auroc" if len(task.classes) == 2 else "f1"
+
+
+def score(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> dict[str, float]:
+    """Compare predictions with labels.
+
+    Parameters
+    ----------
+    task : Task
+        What is predicted.
+    truth_B : float array, shape (B,)
+        Values in the task's unit, or class numbers; NaN where the label is missing. Such records
+        are left out.
+    prediction_BC : float array, shape (B, C)
+        Regression: C = 1, values in the task's unit. Classification: probabilities of the
+        declared classes, in their order.
+
+    Returns
+    -------
+    dict of str to float
+        Regression: ``mae``, ``mse``, ``r2``. Classification: ``accuracy``, and ``precision``,
+        ``recall``, ``f1`` as means over all *declared* classes (0 where a class is neither present
+        nor predicted), with the most probable class as the answer; ``auroc`` and ``auprc``
+        (average precision) of the second class where two are declared, else of each class present
+        against the rest, averaged; ``ece``, the expected calibration error of the most probable
+        class over 15 bins of equal width (Guo et al., ICML 2017). A metric that does not apply is
+        absent: ``r2`` where all labels are equal, ``auroc`` and ``auprc`` where one class alone is
+        present, everything where no label is.
+
+    Raises
+    ------
+    JobFailed
+        A prediction is not a finite number.
+    ValueError
+        Shapes or values that no task's predictions can have.
+    """
+    truth, prediction = labelled(task, truth_B, prediction_BC)
+    if not truth.size:
+        return {}
+    if task.kind == "regression":
+        return _regression(truth, prediction[:, 0])
+    return _classification(truth.astype(np.int64), prediction)
+
+
+def labelled(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> tuple[Floats, Floats]:
+    """Return the records that have a label, in float64, after checking what was handed over.
+
+    Raises
+    ------
+    JobFailed, ValueError
+        As for `score`.
+    """
+    truth = np.asarray(truth_B, dtype=np.float64)
+    prediction = np.asarray(prediction_BC, dtype=np.float64)
+    if prediction.shape != (truth.size, task.width) or truth.ndim != 1:
+        raise ValueError(
+            f"task {task.name}: predictions are of shape {prediction.shape} for labels of shape "
+            f"{truth.shape}; expected ({truth.size}, {task.width})"
+        )
+    bad = np.flatnonzero(~np.isfinite(prediction).all(axis=1))
+    if bad.size:
+        raise JobFailed(
+            f"task {task.name}: {bad.size} of {truth.size} predictions are not finite numbers, "
+            f"the first in row {bad[0]}"
+        )
+    if np.isinf(truth).any():
+        raise ValueError(f"task {task.name}: a label is infinite; a missing one is NaN")
+    present = ~np.isnan(truth)
+    truth, prediction = truth[present], prediction[present]
+    if task.kind == "classification" and truth.size:
+        if not np.isin(truth, np.arange(task.width)).all():
+            raise ValueError(f"task {task.name}: labels must be class numbers below {task.width}")
+        off = np.abs(prediction.sum(axis=1) - 1.0).max()
+        if prediction.min() < 0.0 or off > _SUM_TOLERANCE:
+            raise ValueError(f"task {task.name}: predictions are not class probabilities")
+    return truth, prediction
+
+
+def confidence_bin(top_B: Floats) -> npt.NDArray[np.int64]:
+    """Return which of the `ECE_BINS` equal bins (a, b] of (0, 1] each top probability is in."""
+    return np.searchsorted(np.arange(1, ECE_BINS) / ECE_BINS, top_B, side="left").astype(np.int64)
+
+
+def ranked_classes(n_classes: int) -> range:
+    """Return the classes whose ranking counts: the second of two, or every one of more."""
+    return range(1, 2) if n_classes == 2 else range(n_classes)
+
+
+def _regression(truth: Floats, predicted: Floats) -> dict[str, float]:
+    scores = {
+        "mae": float(mean_absolute_error(truth, predicted)),
+        "mse": float(mean_squared_error(truth, predicted)),
+    }
+    if truth.min() < truth.max():
+        scores["r2"] = float(r2_score(truth, predicted))
+    return scores
+
+
+def _classification(truth: npt.NDArray[np.int64], prediction: Floats) -> dict[str, float]:
+    n_classes = prediction.shape[1]
+    answer = prediction.argmax(axis=1)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, answer, labels=range(n_classes), average="macro", zero_division=0
+    )
+    scores = {
+        "accuracy": float(accuracy_score(truth, answer)),
+        "precision": float(precision),
+        "recall": float(recall),
+        "f1": float(f1),
+        "ece": _calibration_error(prediction.max(axis=1), answer == truth),
+    }
+    present = np.unique(truth)
+    if present.size > 1:
+        ranked = [c for c in ranked_classes(n_classes) if c in present]
+        for name, metric in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
+            scores[name] = float(np.mean([metric(truth == c, prediction[:, c]) for c in ranked]))
+    return scores
+
+
+def _calibration_error(top: Floats, correct: npt.NDArray[np.bool_]) -> float:
+    # Share of a bin × |mean confidence − accuracy| is |sum of (confidence − correct)| / n.
+    gap = np.bincount(confidence_bin(top), weights=top - correct, minlength=ECE_BINS)
+    return float(np.abs(gap).sum() / top.size)

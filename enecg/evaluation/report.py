@@ -1,0 +1,168 @@
+"""The report of a run: one HTML file that holds everything it shows and opens offline."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from enecg.evaluation.figures import metric_figure, prediction_figure, weight_figure
+from enecg.evaluation.metrics import LOWER_IS_BETTER, Numbers, main_metric
+from enecg.evaluation.wording import (
+    METRIC_NAMES,
+    Predictors,
+    best,
+    metrics_of,
+    summary,
+    with_interval,
+)
+from enecg.files import write_text
+from enecg.tasks import Task
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1f2937; background: #fff;
+       max-width: 70rem; margin: 2rem auto; padding: 0 1.5rem; }
+h1 { font-size: 1.6rem; margin-bottom: .3rem; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .4rem; padding-top: 1rem; border-top: 1px solid #d1d5db; }
+.note { color: #6b7280; font-size: .87rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; margin: .8rem 0;
+        font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #e5e7eb; text-align: right;
+         white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 2px solid #9ca3af; vertical-align: bottom; }
+tr.ours td:first-child { color: #2b6cb0; font-weight: 600; }
+td small { display: block; color: #6b7280; }
+td.best { background: #e6f0fa; font-weight: 600; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: .8rem 0; }
+dt { color: #6b7280; } dd { margin: 0; }
+figure { display: inline-block; margin: .6rem 1.5rem .6rem 0; vertical-align: top; }
+figure img { max-width: 100%; display: block; }
+figcaption { color: #6b7280; font-size: .87rem; }
+"""
+
+
+def write_report(
+    path: Path,
+    results: Mapping[str, Any],
+    tasks: Iterable[Task],
+    *,
+    out_of_sample: Mapping[str, tuple[Numbers, Numbers]] | None = None,
+    gate_weights: Mapping[str, Mapping[str, float]] | None = None,
+    drawings: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write ``report.html``.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write, atomically.
+    results : mapping
+        What results.json holds.
+    tasks : iterable of Task
+        The tasks in it, in the order to show them.
+    out_of_sample : mapping of str to (float array (B,), float array (B, C)), optional
+        By task: labels (NaN where missing) and the ensemble's predictions for test records.
+    gate_weights : mapping of str to mapping, optional
+        By task: the mean gate weight of each expert on test records.
+    drawings : mapping of str to bytes, optional
+        SVG or PNG files by the caption to show them under, such as ECGs by `paper.draw_ecg`.
+    """
+    parts = [f"<h1>EnECG results</h1>\n{_header(results)}"]
+    for task in tasks:
+        predictors = results["tasks"][task.name]["predictors"]
+        title = f"{task.name} ({task.unit})" if task.unit else task.name
+        parts += [
+            f"<h2>{escape(title)}</h2>",
+            f'<p class="note">{results["tasks"][task.name]["n"]:,} labelled records</p>',
+            f"<p>{escape(summary(task, predictors))}</p>",
+            _table(task, predictors),
+        ]
+        if any(main_metric(task) in scores for scores in predictors.values()):
+            parts.append(
+                _figure(
+                    metric_figure(task, predictors),
+                    "Dot: mean over folds; line: its 95 % interval; ticks: the folds.",
+                )
+            )
+        if out_of_sample and task.name in out_of_sample:
+            drawn = prediction_figure(task, *out_of_sample[task.name])
+            parts.append(_figure(drawn, "The ensemble's predictions for test records."))
+        if gate_weights and task.name in gate_weights:
+            drawn = weight_figure(gate_weights[task.name])
+            parts.append(_figure(drawn, "Mean gate weight of each expert on test records."))
+    if drawings:
+        parts.append("<h2>Records</h2>")
+        parts += [_figure(content, caption) for caption, content in drawings.items()]
+    write_text(
+        path,
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>EnECG results</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n",
+    )
+
+
+def _header(results: Mapping[str, Any]) -> str:
+    facts = {
+        "Commit": results["commit"] or "not a git checkout",
+        "Started": results["started"],
+        "Hardware": _listed(results["hardware"]),
+        "Seconds": _listed(results["seconds"]),
+        "Peak memory (MB)": _listed(results["peak_memory_mb"]),
+    }
+    rows = "".join(f"<dt>{key}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
+    return (
+        f"<dl>{rows}</dl>\n"
+        '<p class="note">Cross-validation by group (the records of a patient, and identical '
+        "signals): no group is in both training and test. "
+        "Numbers are means over folds with 95 % intervals from resampling groups within folds; "
+        "they do not include what training on other patients would change. The best expert is "
+        "picked by the same test numbers that are shown, which flatters it slightly. Shaded: "
+        "best of its column.</p>"
+    )
+
+
+def _listed(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    return "; ".join(
+        f"{key.replace('_', ' ')} {f'{item:,.1f}' if isinstance(item, float) else item}"
+        for key, item in value.items()
+    )
+
+
+def _table(task: Task, predictors: Predictors) -> str:
+    metrics = metrics_of(task, predictors)
+    winner = {metric: best(metric, predictors) for metric in metrics}
+    heads = "".join(
+        f"<th>{METRIC_NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}</th>"
+        for metric in metrics
+    )
+    rows = []
+    for name, scores in predictors.items():
+        cells = []
+        for metric in metrics:
+            mean, _, interval = with_interval(scores.get(metric)).partition(" ")
+            mark = ' class="best"' if winner[metric] == name else ""
+            cells.append(f"<td{mark}>{mean}<small>{interval}</small></td>")
+        ours = ' class="ours"' if name == "ensemble" else ""
+        rows.append(f"<tr{ours}><td>{escape(name)}</td>{''.join(cells)}</tr>")
+    return (
+        f'<div class="wide"><table><thead><tr><th>Predictor</th>{heads}</tr></thead>\n'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _figure(content: bytes, caption: str) -> str:
+    kind = "png" if content.startswith(b"\x89PNG") else "svg+xml"
+    data = base64.b64encode(content).decode()
+    text = escape(caption)
+    return (
+        f'<figure><img alt="{text}" src="data:image/{kind};base64,{data}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )

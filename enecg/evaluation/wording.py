@@ -1,0 +1,93 @@
+"""How results are put into words: order of metrics, digits, marks and the summary sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from enecg.evaluation.metrics import (
+    CLASSIFICATION_METRICS,
+    LOWER_IS_BETTER,
+    REGRESSION_METRICS,
+    main_metric,
+)
+from enecg.tasks import Task
+
+NOT_EXPERTS = ("dummy", "uniform", "stacking", "gate", "ensemble")
+METRIC_NAMES = {
+    "mae": "MAE",
+    "mse": "MSE",
+    "r2": "R²",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "f1": "F1",
+    "precision": "Precision",
+    "recall": "Recall",
+    "accuracy": "Accuracy",
+    "ece": "ECE",
+}
+
+Predictors = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""The ``predictors`` of one task in results.json: name → metric → mean, std, folds, ci95."""
+
+
+def metrics_of(task: Task, predictors: Predictors) -> list[str]:
+    """Return the metrics that any predictor of a task has, the main one first."""
+    known = REGRESSION_METRICS if task.kind == "regression" else CLASSIFICATION_METRICS
+    main = main_metric(task)
+    ordered = [main, *(metric for metric in known if metric != main)]
+    return [m for m in ordered if any(m in scores for scores in predictors.values())]
+
+
+def number(value: float) -> str:
+    """Write a metric with three significant digits, or three decimals where it is at most 1."""
+    size = abs(value)
+    return f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size > 1 else 3}f}"
+
+
+def with_interval(entry: Mapping[str, Any] | None) -> str:
+    """Write a metric as ``mean [low, high]``, or a dash where it does not apply."""
+    if entry is None:
+        return "–"
+    low, high = entry["ci95"]
+    return f"{number(entry['mean'])} [{number(low)}, {number(high)}]"
+
+
+def best(metric: str, predictors: Predictors) -> str | None:
+    """Return the predictor with the best mean of a metric (the first of equals), if any has it."""
+    having = {name: m[metric]["mean"] for name, m in predictors.items() if metric in m}
+    if not having:
+        return None
+    return (min if metric in LOWER_IS_BETTER else max)(having, key=having.__getitem__)
+
+
+def summary(task: Task, predictors: Predictors) -> str:
+    """Say in plain words how the ensemble stands beside the best single expert.
+
+    Parameters
+    ----------
+    task : Task
+        The task.
+    predictors : mapping
+        Its predictors in results.json.
+    """
+    metric = main_metric(task)
+    name, unit = METRIC_NAMES[metric], f" {task.unit}" if task.unit else ""
+    experts = {k: v for k, v in predictors.items() if k not in NOT_EXPERTS}
+    expert = best(metric, experts)
+    if expert is None or metric not in predictors.get("ensemble", {}):
+        return f"{name} is not available for both the ensemble and an expert."
+    ours, theirs = predictors["ensemble"][metric], experts[expert][metric]
+    gain = ours["mean"] - theirs["mean"]
+    better = gain < 0 if metric in LOWER_IS_BETTER else gain > 0
+    verdict = "is better" if better else "is worse" if gain else "is the same"
+    size = number(abs(gain)) if abs(gain) >= 0.0005 else "less than 0.001"
+    sentence = (
+        f"The ensemble's {name} is {with_interval(ours)}{unit}; the best expert alone, {expert}, "
+        f"has {with_interval(theirs)}{unit}. The ensemble {verdict}"
+        f"{f' by {size}{unit}' if gain else ''}."
+    )
+    if metric in predictors.get("dummy", {}):
+        floor = with_interval(predictors["dummy"][metric])
+        sentence += f" Without looking at any ECG (dummy): {floor}{unit}."
+    return sentence

@@ -1,0 +1,107 @@
+"""An experiment opened: config, records, folds and targets together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from enecg import experts
+from enecg.config import Config, ExpertSettings
+from enecg.errors import UserError, did_you_mean
+from enecg.nested import ALL, Nested, nested_folds
+from enecg.records.store import RecordStore
+from enecg.tasks import Task
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What every stage works on; the N rows are those of the store's index, in its order.
+
+    Attributes
+    ----------
+    config : Config
+    store : RecordStore
+    tasks : list of Task
+    nested : Nested
+    targets : dict of str to float array, shape (N,)
+        Per task; NaN where the label is missing.
+    """
+
+    config: Config
+    store: RecordStore
+    tasks: list[Task]
+    nested: Nested
+    targets: dict[str, np.ndarray]
+
+    @property
+    def record_ids(self) -> list[str]:
+        """Record ids of the N rows."""
+        return self.store.index["record_id"].tolist()
+
+
+def open_experiment(config: Config) -> Experiment:
+    """Open the record store and lay out folds and targets.
+
+    Raises
+    ------
+    UserError
+        No store there; a task's label column is missing, or some fold has too few labels.
+    """
+    store = RecordStore.open(config.records)
+    nested = nested_folds(store.index, config)
+    targets: dict[str, np.ndarray] = {}
+    for task in config.task_list:
+        if task.column not in store.index:
+            raise UserError(
+                f"task {task.name}: {config.records} has no label column {task.column!r}"
+                f"{did_you_mean(task.column, store.index.columns)}"
+            )
+        targets[task.name] = task.targets(store.index[task.column])
+        _check_labels(task, targets[task.name], nested)
+    return Experiment(config, store, config.task_list, nested, targets)
+
+
+def check_experts(config: Config) -> None:
+    """Refuse experts, options and adaptations that cannot be used as the config says.
+
+    Raises
+    ------
+    UserError
+        Unknown expert or option, an adaptation it does not have, or R-peaks on both sides.
+    """
+    for name, settings in config.experts.items():
+        allowed = [*ExpertSettings.model_fields, *experts.options(name)]
+        for key in settings.options:
+            if key not in allowed:
+                raise UserError(
+                    f"config: unknown key 'experts.{name}.{key}'{did_you_mean(key, allowed)}; "
+                    f"allowed in experts.{name}: {', '.join(allowed)}"
+                )
+        spec = experts.load(name, weights=settings.weights, **settings.options).spec
+        experts.check_adaptation(spec, settings.adaptation, settings.weights is not None)
+        clash = [task.name for task in config.task_list if task.from_r_peaks]
+        if spec.uses_r_peaks and clash:
+            raise UserError(
+                f"expert {name} detects R-peaks, and so do the labels of {', '.join(clash)}; "
+                "leave out one of them"
+            )
+
+
+def _check_labels(task: Task, target_N: np.ndarray, nested: Nested) -> None:
+    """Refuse a task that has nothing to learn from, or nothing to be tested on, in some fold."""
+    known = ~np.isnan(target_N)
+    if not known.any():
+        raise UserError(f"task {task.name}: no record has a valid label in column {task.column!r}")
+    for scope in nested.scopes:
+        of_scope = "when all are used" if scope == ALL else f"when outer fold {scope} is left out"
+        if scope != ALL and not (known & nested.test(scope)).any():
+            raise UserError(f"task {task.name}: no labelled record in outer fold {scope}")
+        for fit in nested.fits(scope):
+            learned, stops = nested.learns_from(fit), nested.stops_by(fit)
+            varied = len(np.unique(target_N[known & learned & ~stops])) > 1
+            if not varied or not (known & stops).any():
+                raise UserError(
+                    f"task {task.name}: of the {int(known.sum())} labelled records too few, or "
+                    f"only ones with the same label, are left to learn from {of_scope}"
+                )

@@ -1,0 +1,100 @@
+"""The experts: one file each in this folder, found by looking.
+
+An expert's file defines one subclass of `Expert` with a ``name``; nothing else registers it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from enecg.errors import UserError, did_you_mean
+from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_adaptation
+
+__all__ = ["ADAPTATIONS", "Expert", "ExpertSpec", "check_adaptation", "load", "names", "options"]
+
+
+@cache
+def _classes() -> dict[str, type[Expert]]:
+    """Map the name of every expert in this folder to its class, in alphabetical order."""
+    found: dict[str, type[Expert]] = {}
+    for file in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{file.name}")
+        for value in vars(module).values():
+            defined_here = inspect.isclass(value) and value.__module__ == module.__name__
+            if defined_here and issubclass(value, Expert) and "name" in vars(value):
+                if value.name in found:
+                    raise RuntimeError(f"two experts are called {value.name!r}")
+                found[value.name] = value
+    return dict(sorted(found.items()))
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all experts, in alphabetical order; no optional package is needed."""
+    return tuple(_classes())
+
+
+def options(name: str) -> dict[str, Any]:
+    """Return an expert's options and their defaults.
+
+    Raises
+    ------
+    UserError
+        If there is no such expert.
+    """
+    parameters = inspect.signature(_class(name)).parameters
+    return {key: parameter.default for key, parameter in parameters.items()}
+
+
+def load(name: str, weights: str | Path | None = None, **settings: Any) -> Expert:
+    """Build an expert in evaluation mode on the CPU.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    weights : str or Path, optional
+        File of pretrained weights. Without it, parameters are random from the ``seed`` option, at
+        published size.
+    **settings
+        The expert's options, see `options`.
+
+    Returns
+    -------
+    Expert
+        In evaluation mode.
+
+    Raises
+    ------
+    UserError
+        For an unknown name or option, an option's impossible value, or an unsuitable weight file.
+    ImportError
+        If the expert needs a package that is not installed; the message says which to install.
+    """
+    expert_class = _class(name)
+    allowed = options(name)
+    for key in settings:
+        if key not in allowed:
+            listing = ", ".join(allowed) or "none"
+            raise UserError(
+                f"expert {name}: unknown option {key!r}{did_you_mean(key, allowed)} "
+                f"(allowed: {listing})"
+            )
+    expert = expert_class(**settings)
+    if weights is not None:
+        expert.load_weights(weights)
+    return expert.eval()
+
+
+def _class(name: str) -> type[Expert]:
+    classes = _classes()
+    if name not in classes:
+        listing = ", ".join(classes)
+        raise UserError(
+            f"unknown expert {name!r}{did_you_mean(name, classes)} (allowed: {listing})"
+        )
+    return classes[name]

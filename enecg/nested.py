@@ -1,0 +1,144 @@
+"""The nested procedure: which records may be learned from, for whom (DESIGN §7).
+
+For every *scope* (each outer fold's training groups, and ``all`` for what gets deployed) one
+model per inner fold is fitted on the other inner folds and gives the out-of-fold outputs for it;
+a final model, or the inner models' mean, gives the outputs for the scope's test groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from enecg.config import Config
+from enecg.errors import UserError
+from enecg.evaluation.folds import fold_of_groups, outer_folds
+
+Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.int64]
+
+ALL = "all"
+"""The scope that trains on every group and tests on none."""
+
+STOPPING_FOLDS = 5
+"""Parts of a model's own training groups, for early stopping and for calibration."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One model to be fitted: a scope, and the inner fold it leaves out (None: leaves out none)."""
+
+    scope: str
+    inner: int | None
+
+    @property
+    def key(self) -> str:
+        """A name for files and tensors, for example ``0-inner2`` or ``all-final``."""
+        return f"{self.scope}-{'final' if self.inner is None else f'inner{self.inner}'}"
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Who is in which fold, for N records.
+
+    Attributes
+    ----------
+    group_N : array of str, shape (N,)
+        Records of one group never stand on both sides of a split.
+    outer_N, inner_N, stopping_N : int arrays, shape (N,)
+        Outer fold, inner fold, and part of the early-stopping split.
+    outer_names : tuple of str
+        Names of the outer folds, in order.
+    """
+
+    group_N: npt.NDArray[np.object_]
+    outer_N: Numbers
+    inner_N: Numbers
+    stopping_N: Numbers
+    outer_names: tuple[str, ...]
+
+    @cached_property
+    def inner_folds(self) -> range:
+        """Numbers of the inner folds."""
+        return range(int(self.inner_N.max()) + 1)
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Every outer fold's name, then ``all``."""
+        return (*self.outer_names, ALL)
+
+    def test(self, scope: str) -> Mask:
+        """Records that the scope predicts once, at the end: bool (N,), none for ``all``."""
+        if scope == ALL:
+            return np.zeros(len(self.outer_N), dtype=bool)
+        return self.outer_N == self.outer_names.index(scope)
+
+    def training(self, scope: str) -> Mask:
+        """Records that the scope may learn from: bool (N,)."""
+        return ~self.test(scope)
+
+    def fits(self, scope: str) -> list[Fit]:
+        """The inner models of a scope."""
+        return [Fit(scope, inner) for inner in self.inner_folds]
+
+    def learns_from(self, fit: Fit) -> Mask:
+        """Records that a model learns from: bool (N,)."""
+        training = self.training(fit.scope)
+        return training if fit.inner is None else training & (self.inner_N != fit.inner)
+
+    def stops_by(self, fit: Fit) -> Mask:
+        """Records, one part of a model's own, whose loss decides when it stops: bool (N,)."""
+        learned = self.learns_from(fit)
+        return learned & (self.stopping_N == self.stopping_N[learned].min())
+
+    def held_out(self, fit: Fit) -> Mask:
+        """Training records for which a model gives the out-of-fold outputs: bool (N,)."""
+        if fit.inner is None:
+            return np.zeros(len(self.outer_N), dtype=bool)
+        return self.training(fit.scope) & (self.inner_N == fit.inner)
+
+
+def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
+    """Assign every record of a store to its folds, by hashes of seed and group only.
+
+    Parameters
+    ----------
+    index : DataFrame
+        A record store's index (``group_id``; the config's fold column where it names one).
+    config : Config
+        ``folds``, ``fold_column``, ``inner_folds`` and ``seed`` are read.
+
+    Raises
+    ------
+    UserError
+        Too few groups for some fold to have any; a published fold of the name ``all``.
+    """
+    group_N = index["group_id"].to_numpy(dtype=object)
+    outer_N, names = outer_folds(index, config.folds, config.fold_column, config.seed)
+    if ALL in names:
+        raise UserError(
+            f"fold_column {config.fold_column}: a fold is called {ALL!r}, which stands for all "
+            "groups; give that fold another name"
+        )
+    nested = Nested(
+        group_N,
+        np.asarray(outer_N, dtype=np.int64),
+        fold_of_groups(group_N, config.inner_folds, config.seed, "inner"),
+        fold_of_groups(group_N, STOPPING_FOLDS, config.seed, "early stopping"),
+        tuple(str(name) for name in names),
+    )
+    for scope in nested.scopes:
+        for fit in nested.fits(scope):
+            learned = nested.learns_from(fit)
+            one_part = not learned.any() or (nested.stops_by(fit) == learned).all()
+            if one_part or not nested.held_out(fit).any():
+                raise UserError(
+                    f"{len(set(group_N))} groups are too few for {len(names)} outer and "
+                    f"{config.inner_folds} inner folds: some part stays empty; "
+                    "give fewer folds or more records"
+                )
+    return nested

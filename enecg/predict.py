@@ -1,0 +1,120 @@
+"""Predictions of a bundle as a table: one row per record."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray
+import torch
+
+from enecg.bundle import Bundle, Predictor, load_bundles
+from enecg.cluster import connect
+from enecg.errors import UserError
+from enecg.files import replacing
+from enecg.progress import counting, say
+from enecg.records.convert import convert
+from enecg.records.store import DESCRIPTION, RecordStore, decode
+
+BATCH = 64
+
+
+def predict_file(bundle: Path, source: Path, output: Path) -> None:
+    """Predict every record of a store, or of a folder of WFDB files, into a Parquet file.
+
+    Parameters
+    ----------
+    bundle : Path
+        ``bundle/`` of a run (all tasks), or ``bundle/<task>``.
+    source : Path
+        A record store or a folder of WFDB files.
+    output : Path
+        Parquet file: ``record_id``, ``subject_id`` and, per task, the columns of `rows_of`.
+
+    Raises
+    ------
+    UserError
+        No bundle, or no records, there.
+    """
+    bundle, source = bundle.absolute(), source.absolute()  # Ray's workers stand in other folders
+    load_bundles(bundle)  # a mistake is told before a cluster starts
+    if not source.is_dir():
+        raise UserError(f"--input: no folder {source}; give a record store or WFDB files")
+    connect()
+    if (source / DESCRIPTION).exists():
+        table = predict_store(bundle, RecordStore.open(source))
+    else:
+        with tempfile.TemporaryDirectory(prefix="enecg-predict-") as folder:
+            store = convert("wfdb", source, Path(folder) / "store", max_rejected=1.0)
+            for left_out in store.rejected.itertuples():
+                say(f"left out: {left_out.path}: {left_out.reason}: {left_out.detail}")
+            if store.index.empty:
+                raise UserError(f"--input {source}: no readable 12-lead record")
+            table = predict_store(bundle, store)
+    with replacing(output) as temporary:
+        table.to_parquet(temporary, index=False)
+    print(f"{len(table):,} records predicted: {output}")
+
+
+def predict_store(bundle: Path, store: RecordStore) -> pd.DataFrame:
+    """Predict every record of a store, with Ray Data; rows in the store's order."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    actors = max(1, gpus or int(ray.cluster_resources()["CPU"]) - 2)
+    dataset = ray.data.read_parquet(
+        [str(path) for path in store.shard_paths],
+        columns=["record_id", "signal", "gain", "baseline"],
+    ).map_batches(
+        _PredictActor,
+        fn_constructor_args=(bundle,),
+        batch_size=BATCH,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_gpus=1 if gpus else 0,
+    )
+    parts = []
+    with counting("predict", len(store.index)) as progress:
+        for part in dataset.iter_batches(batch_format="pandas"):
+            parts.append(part)
+            progress.advance(len(part))
+    who, predicted = store.index[["record_id", "subject_id"]], pd.concat(parts)
+    if len(predicted) != len(who):
+        raise RuntimeError(f"{len(predicted)} of {len(who)} records were predicted")
+    return who.merge(predicted, on="record_id", how="left", validate="one_to_one")
+
+
+def rows_of(
+    bundle: Bundle, prediction_BC: np.ndarray, weights_BE: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Name the columns of one task's predictions.
+
+    ``<task>`` (value, or name of the most probable class), ``<task>__p__<class>`` for every class,
+    ``<task>__w__<expert>`` for every expert's weight.
+    """
+    task = bundle.task
+    columns: dict[str, np.ndarray] = {}
+    if task.kind == "regression":
+        columns[task.name] = prediction_BC[:, 0]
+    else:
+        columns[task.name] = np.array(task.classes)[prediction_BC.argmax(1)]
+        for number, name in enumerate(task.classes):
+            columns[f"{task.name}__p__{name}"] = prediction_BC[:, number]
+    for number, name in enumerate(bundle.expert_names):
+        columns[f"{task.name}__w__{name}"] = weights_BE[:, number]
+    return columns
+
+
+class _PredictActor:
+    """Bundles in a Ray Data actor."""
+
+    def __init__(self, bundle: Path) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.predictor = Predictor(load_bundles(bundle), device)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        answers = self.predictor(decode(batch))
+        columns: dict[str, Any] = {"record_id": batch["record_id"]}
+        for bundle in self.predictor.bundles:
+            columns |= rows_of(bundle, *answers[bundle.task.name])
+        return columns

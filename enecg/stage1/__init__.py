@@ -1,0 +1,1 @@
+"""Stage 1: features of frozen backbones, and training of heads and backbones, expert by expert."""

@@ -1,0 +1,148 @@
+"""Adapted experts: what stage 1 leaves behind, saved without pickles, ready to answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from enecg import experts
+from enecg.config import ExpertSettings
+from enecg.experts.contract import Expert
+from enecg.files import read_json, replacing, write_json
+from enecg.stage1.heads import FFN_HIDDEN, Head
+from enecg.tasks import Task
+
+TENSORS, DESCRIPTION = "models.safetensors", "models.json"
+
+
+@dataclass
+class Model:
+    """A head, with the backbone that was trained with it (None: the shared frozen one)."""
+
+    head: Head
+    backbone: Expert | None = None
+
+
+@dataclass
+class AdaptedExpert:
+    """One expert, ready for one task in one scope: the mean of its models' answers.
+
+    Attributes
+    ----------
+    models : list of Model
+        One refitted model, or the inner folds' models.
+    head_kind : {"ridge", "ffn"}
+        Which head was chosen.
+    """
+
+    models: list[Model]
+    head_kind: str
+
+    @torch.no_grad()
+    def answer(self, inputs: Tensor) -> Tensor:
+        """Return values or class probabilities, shape (B, C).
+
+        Parameters
+        ----------
+        inputs : Tensor
+            Features (B, D) where the backbone is frozen, else prepared signals.
+        """
+        answers = [
+            model.head.answer(
+                model.head(inputs if model.backbone is None else model.backbone.embed(inputs))
+            )
+            for model in self.models
+        ]
+        return torch.stack(answers).mean(0)
+
+
+def save_adapted(folder: Path, adapted: dict[str, AdaptedExpert]) -> None:
+    """Write adapted experts, by key, to a folder: safetensors and JSON."""
+    tensors: dict[str, Tensor] = {}
+    description: dict[str, Any] = {}
+    written: dict[int, str] = {}
+    for key, expert in adapted.items():
+        entries = []
+        for number, model in enumerate(expert.models):
+            prefix = f"{key}/{number}"
+            _put(tensors, f"{prefix}/head", model.head)
+            backbone = None
+            if model.backbone is not None:  # heads trained with one backbone share its tensors
+                backbone = written.setdefault(id(model.backbone), f"{prefix}/backbone")
+                if backbone == f"{prefix}/backbone":
+                    _put(tensors, backbone, model.backbone)
+            entries.append({"head": f"{prefix}/head", "backbone": backbone})
+        description[key] = {"head_kind": expert.head_kind, "models": entries}
+    with replacing(folder / TENSORS) as temporary:
+        save_file(tensors, temporary)
+    write_json(folder / DESCRIPTION, description)
+
+
+def load_adapted(
+    folder: Path, tasks: dict[str, Task], name: str, settings: ExpertSettings
+) -> dict[str, AdaptedExpert]:
+    """Read what `save_adapted` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+    tasks : dict of str to Task
+        The task of each key that is wanted.
+    name, settings : str, ExpertSettings
+        The expert whose backbones these are.
+    """
+    tensors = load_file(folder / TENSORS)
+    description = read_json(folder / DESCRIPTION)
+    backbones: dict[str, Expert] = {}
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {
+            key.removeprefix(prefix + "/"): value
+            for key, value in tensors.items()
+            if key.startswith(prefix + "/")
+        }
+
+    def backbone_at(prefix: str | None) -> Expert | None:
+        if prefix is not None and prefix not in backbones:
+            backbone = experts.load(name, **settings.options)
+            backbone.load_state_dict(part(prefix))
+            backbones[prefix] = backbone
+        return backbones[prefix] if prefix is not None else None
+
+    adapted = {}
+    for key, task in tasks.items():
+        entry = description[key]
+        hidden = FFN_HIDDEN if entry["head_kind"] == "ffn" else ()
+        models = []
+        for model in entry["models"]:
+            state = part(model["head"])
+            width = len(state["feature_mean"])
+            head = Head(width, task, hidden, trained_backbone=model["backbone"] is not None)
+            head.load_state_dict(state)
+            models.append(Model(head.eval(), backbone_at(model["backbone"])))
+        adapted[key] = AdaptedExpert(models, entry["head_kind"])
+    return adapted
+
+
+def save_outputs(path: Path, outputs: dict[str, np.ndarray]) -> None:
+    """Write arrays by task name, as safetensors."""
+    with replacing(path) as temporary:
+        save_file(
+            {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in outputs.items()}, temporary
+        )
+
+
+def load_outputs(path: Path) -> dict[str, np.ndarray]:
+    """Read arrays by task name."""
+    return {name: value.numpy() for name, value in load_file(path).items()}
+
+
+def _put(tensors: dict[str, Tensor], prefix: str, module: torch.nn.Module) -> None:
+    for name, value in module.state_dict().items():
+        tensors[f"{prefix}/{name}"] = value.detach().cpu().contiguous().clone()

@@ -1,0 +1,105 @@
+"""The order in which training meets records: a function of seed and epoch, on every worker alike.
+
+Records come from Ray Data in windows of a fixed order (they were shuffled when they were stored)
+and are shuffled again inside each window. Every worker follows the same global batches and takes
+its share of each, so the batches, and the results but for rounding, do not depend on how many
+workers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Rows = npt.NDArray[np.int64]
+
+WINDOW = 2048
+"""Records that are shuffled together."""
+HELD_BYTES = 2 * 10**9
+"""Prepared inputs up to this size stay in memory after the first pass; larger ones stream."""
+
+
+def batch_sizes(n: int, batch_size: int) -> list[int]:
+    """Return the sizes of the global batches of one epoch over ``n`` records, window by window."""
+    return [
+        min(batch_size, window - start)
+        for window in (min(WINDOW, n - first) for first in range(0, n, WINDOW))
+        for start in range(0, window, batch_size)
+    ]
+
+
+@dataclass
+class Feed:
+    """Batches of inputs for one worker.
+
+    Attributes
+    ----------
+    stream : callable
+        Gives an iterator over (row numbers, raw inputs), at most `WINDOW` records at a time, in
+        the same order at every call, each of the ``n`` records once.
+    prepare : callable
+        Raw inputs → the model's input tensor.
+    n : int
+        Number of records.
+    bytes_each : int
+        Size of one record's input tensor.
+    seed : int
+    rank, world : int
+        This worker, of how many.
+    held_bytes : int
+        See `HELD_BYTES`.
+    """
+
+    stream: Callable[[], Iterator[tuple[Rows, Any]]]
+    prepare: Callable[[Any], Tensor]
+    n: int
+    bytes_each: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+    held_bytes: int = HELD_BYTES
+    _held: Tensor | None = field(default=None, init=False)
+
+    def hold(self, at_any_size: bool = False) -> Tensor | None:
+        """Keep all prepared inputs in memory, in row order, if they are small enough."""
+        if self._held is None and (at_any_size or self.bytes_each * self.n <= self.held_bytes):
+            for rows, raw in self.stream():
+                inputs = self.prepare(raw)
+                if self._held is None:
+                    self._held = inputs.new_empty((self.n, *inputs.shape[1:]))
+                self._held[torch.from_numpy(rows)] = inputs
+        return self._held
+
+    def epoch(self, epoch: int, batch_size: int) -> Iterator[tuple[Rows, Rows, Tensor]]:
+        """Yield (rows of the global batch, rows of this worker's share, the share's inputs)."""
+        for number, (rows, raw) in enumerate(self._windows()):
+            order = np.random.default_rng([self.seed, epoch, number]).permutation(len(rows))
+            for start in range(0, len(rows), batch_size):
+                batch = order[start : start + batch_size]
+                mine = batch[self.rank :: self.world]
+                yield rows[batch], rows[mine], self._ready(raw[mine])
+
+    def sweep(self, batch_size: int) -> Iterator[tuple[Rows, Tensor]]:
+        """Yield every record of this worker's share once: (rows, inputs)."""
+        for rows, raw in self._windows():
+            for start in range(0, len(rows), batch_size):
+                mine = np.arange(start, min(start + batch_size, len(rows)))[self.rank :: self.world]
+                yield rows[mine], self._ready(raw[mine])
+
+    def _windows(self) -> Iterator[tuple[Rows, Any]]:
+        held = self.hold()
+        if held is None:
+            yield from self.stream()
+            return
+        for start in range(0, self.n, WINDOW):
+            rows = np.arange(start, min(start + WINDOW, self.n))
+            yield rows, held[start : start + WINDOW]
+
+    def _ready(self, inputs: Any) -> Tensor:
+        return inputs if self._held is not None else self.prepare(inputs)

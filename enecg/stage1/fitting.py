@@ -1,0 +1,292 @@
+"""Training many units at once under DeepSpeed, none of them noticing the others.
+
+One pass over the records serves every unit: each takes from a batch the records it may learn
+from. The loss is the sum of the units' own means and AdamW works element by element, with no
+clipping and no statistics across units, so a unit trained alone gets the same numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from enecg.config import Stage1Settings
+from enecg.errors import JobFailed
+from enecg.stage1.feeding import Feed, Rows, batch_sizes
+from enecg.stage1.units import Unit, UnitModel
+
+Targets = dict[str, np.ndarray]
+
+
+class Bank(nn.Module):
+    """Copies of several units' models behind one ``forward``, as DeepSpeed wants it.
+
+    Copies, since ZeRO 3 takes the parameters of what it trains apart.
+    """
+
+    def __init__(self, units: list[Unit]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(copy.deepcopy(unit.model) for unit in units)
+
+    def of_units(self) -> list[UnitModel]:
+        """Return the models, one per unit."""
+        return [cast(UnitModel, model) for model in self.models]
+
+    def forward(self, inputs: Tensor, selected: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Return each model's outputs for its own selection of the batch's records."""
+        return [model(inputs[rows]) for model, rows in zip(self.models, selected, strict=True)]
+
+
+@dataclass
+class Progress:
+    """Where training stands: epochs done (of how many at most) and the mean validation loss."""
+
+    epoch: int
+    epochs: int
+    loss: float | None
+
+
+def deepspeed_engine(bank: Bank, settings: Stage1Settings, device: torch.device, bf16: bool) -> Any:
+    """Put a bank under DeepSpeed, as the settings say (ZeRO stage, precision, learning rate)."""
+    import deepspeed
+
+    # Else `initialize` compiles a shared-memory extension that plain gloo makes unnecessary.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    optimizer = torch.optim.AdamW(
+        bank.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    engine, *_ = deepspeed.initialize(
+        model=bank.to(device),
+        optimizer=optimizer,
+        config={
+            "train_micro_batch_size_per_gpu": max(1, settings.batch_size // dist.get_world_size()),
+            "zero_optimization": {
+                "stage": settings.zero_stage,
+                "stage3_gather_16bit_weights_on_model_save": True,
+            },
+            "zero_allow_untested_optimizer": True,
+            # Master weights stay float32: bf16 would round the targets' scale in the heads.
+            "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
+            "gradient_clipping": 0.0,
+            "steps_per_print": 10**9,
+        },
+    )
+    return engine
+
+
+def learning_rate_at(progress: float, peak: float) -> float:
+    """Cosine decay to zero after a warm-up over the first twentieth; ``progress`` in [0, 1]."""
+    warm_up = 0.05
+    if progress < warm_up:
+        return peak * max(progress, 1e-3) / warm_up
+    return peak * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def fit_units(
+    units: list[Unit],
+    feed: Feed,
+    targets: Targets,
+    settings: Stage1Settings,
+    *,
+    bf16: bool = False,
+    device: torch.device | None = None,
+    resume_from: Path | None = None,
+    after_epoch: Callable[[Progress, Callable[[Path], None]], None] | None = None,
+) -> None:
+    """Train units until each has stopped; their models end with their best epoch's tensors.
+
+    A default process group must be there (one process will do).
+
+    Parameters
+    ----------
+    units : list of Unit
+    feed : Feed
+        This worker's batches.
+    targets : dict of str to float array, shape (N,)
+        NaN where missing.
+    settings : Stage1Settings
+    bf16 : bool
+        Train in bfloat16.
+    device : torch.device, optional
+    resume_from : Path, optional
+        A folder that an earlier run's ``save`` wrote (see ``after_epoch``).
+    after_epoch : callable, optional
+        Called on every worker after each epoch with the progress and a function that saves this
+        worker's part of the state to a folder.
+
+    Raises
+    ------
+    JobFailed
+        A loss is not finite.
+    """
+    device = device or torch.device("cpu")
+    bank = Bank(units)
+    engine = deepspeed_engine(bank, settings, device, bf16)
+    first = _load(resume_from, units, engine) if resume_from is not None else 0
+    tensors = {name: torch.from_numpy(values) for name, values in targets.items()}
+    steps = len(batch_sizes(feed.n, settings.batch_size))
+
+    for epoch in range(first + 1, settings.epochs + 1):
+        if all(unit.finished for unit in units):
+            break
+        engine.train()
+        for step, (batch, mine, inputs) in enumerate(feed.epoch(epoch, settings.batch_size)):
+            at = (epoch - 1 + step / steps) / settings.epochs
+            for group in engine.optimizer.param_groups:
+                group["lr"] = learning_rate_at(at, settings.learning_rate)
+            loss = _batch_loss(engine, bank, units, tensors, batch, mine, inputs.to(device))
+            engine.backward(loss)
+            engine.step()
+        losses = _validation_losses(engine, bank, units, feed, tensors, settings.batch_size, device)
+        for unit, model, value in zip(units, bank.of_units(), losses, strict=True):
+            if value is not None and not math.isfinite(value):
+                raise JobFailed(
+                    f"the loss of {unit.key} is {value} after epoch {epoch}; "
+                    f"try a learning rate below {settings.learning_rate:g}"
+                )
+            if unit.observe(epoch, value, settings.patience):
+                unit.best_state = _state_of(model, settings.zero_stage)
+        if after_epoch is not None:
+            known = [value for value in losses if value is not None]
+            mean = float(np.mean(known)) if known else None
+            after_epoch(
+                Progress(epoch, settings.epochs, mean),
+                partial(_save, units=units, engine=engine, epoch=epoch),
+            )
+    for unit in units:
+        if not all(torch.isfinite(value).all() for value in unit.best_state.values()):
+            raise JobFailed(
+                f"{unit.key} has weights that are not finite after epoch {unit.best_epoch}; "
+                f"try a learning rate below {settings.learning_rate:g}"
+            )
+        unit.model.load_state_dict(unit.best_state)
+        unit.model.eval()
+    engine.destroy()
+
+
+def _batch_loss(
+    engine: Any,
+    bank: Bank,
+    units: list[Unit],
+    targets: dict[str, Tensor],
+    batch: Rows,
+    mine: Rows,
+    x: Tensor,
+) -> Tensor:
+    """Sum of the units' mean losses over the global batch, scaled for averaging over workers."""
+    wanted = _selections(units, mine, "learn", x.device)
+    total = torch.zeros((), device=x.device)
+    world = dist.get_world_size()
+    for unit, model, selected, outputs in zip(
+        units, bank.of_units(), wanted, engine(x, wanted), strict=True
+    ):
+        rows = mine[selected.cpu().numpy()]
+        for name, out_BC in outputs.items():
+            learns = unit.learns[name]
+            known = torch.from_numpy(learns[rows])
+            target = targets[name][torch.from_numpy(rows)][known].to(x.device, torch.float32)
+            losses = model.head(name).loss(out_BC[known.to(x.device)], target)
+            total = total + losses.sum() * world / max(1, int(learns[batch].sum()))
+    return total
+
+
+@torch.no_grad()
+def _validation_losses(
+    engine: Any,
+    bank: Bank,
+    units: list[Unit],
+    feed: Feed,
+    targets: dict[str, Tensor],
+    batch_size: int,
+    device: torch.device,
+) -> list[float | None]:
+    """Each unit's validation loss (mean over records, summed over tasks); None without records."""
+    engine.eval()
+    slots = [(number, name) for number, unit in enumerate(units) for name in unit.validates]
+    sums = torch.zeros(len(slots), 2, dtype=torch.float64)
+    if slots:
+        place = {slot: i for i, slot in enumerate(slots)}
+        for mine, inputs in feed.sweep(batch_size):
+            x = inputs.to(device)
+            wanted = _selections(units, mine, "validate", device)
+            for number, (unit, model, outputs) in enumerate(
+                zip(units, bank.of_units(), engine(x, wanted), strict=True)
+            ):
+                rows = mine[wanted[number].cpu().numpy()]
+                for name, mask in unit.validates.items():
+                    known = torch.from_numpy(mask[rows])
+                    target = targets[name][torch.from_numpy(rows)][known]
+                    losses = model.head(name).loss(
+                        outputs[name][known.to(device)], target.to(device, torch.float32)
+                    )
+                    sums[place[number, name], 0] += losses.double().sum().cpu()
+                    sums[place[number, name], 1] += len(target)
+        if dist.get_world_size() > 1:
+            on_device = sums.to(device)
+            dist.all_reduce(on_device)
+            sums = on_device.cpu()
+    result: list[float | None] = [None] * len(units)
+    for (number, _), (loss, count) in zip(slots, sums.tolist(), strict=True):
+        if count:
+            result[number] = (result[number] or 0.0) + loss / count
+    return result
+
+
+def _selections(units: list[Unit], rows: Rows, purpose: str, device: torch.device) -> list[Tensor]:
+    """Per unit, the positions in a batch of the records it needs."""
+    return [
+        torch.from_numpy(np.flatnonzero(unit.wanted(rows, purpose))).to(device) for unit in units
+    ]
+
+
+def _state_of(model: nn.Module, zero_stage: int) -> dict[str, Tensor]:
+    """A copy of a model's tensors in float32 on the CPU, gathered where ZeRO 3 spreads them."""
+    import deepspeed
+
+    parameters = list(model.parameters())
+    with deepspeed.zero.GatheredParameters(parameters, enabled=zero_stage == 3):
+        return {
+            name: (value.detach().float() if value.is_floating_point() else value.detach())
+            .cpu()
+            .clone()
+            for name, value in model.state_dict().items()
+        }
+
+
+def _save(folder: Path, units: list[Unit], engine: Any, epoch: int) -> None:
+    """Write this worker's part of the training state."""
+    engine.save_checkpoint(str(folder), tag="state")
+    if dist.get_rank() == 0:
+        state = {
+            "epoch": epoch,
+            "units": {
+                unit.key: {
+                    "best_loss": unit.best_loss,
+                    "best_epoch": unit.best_epoch,
+                    "best_state": unit.best_state,
+                    "finished": unit.finished,
+                }
+                for unit in units
+            },
+        }
+        torch.save(state, folder / "units.pt")
+
+
+def _load(folder: Path, units: list[Unit], engine: Any) -> int:
+    """Take up a saved training state; return the epochs it has done."""
+    engine.load_checkpoint(str(folder), tag="state")
+    state = torch.load(folder / "units.pt", weights_only=True)
+    for unit in units:
+        for name, value in state["units"][unit.key].items():
+            setattr(unit, name, value)
+    return int(state["epoch"])

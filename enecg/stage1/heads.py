@@ -1,0 +1,94 @@
+"""Heads: from an expert's features to a task's value or class probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from enecg.tasks import Task
+
+FFN_HIDDEN = (256, 256)
+"""Hidden widths of the paper's feed-forward head (EnECG, arXiv 2511.22935)."""
+LARGEST_DEVIATION = 8.0
+"""Standardised features are cut off here; see `standardised`."""
+
+
+class Head(nn.Module):
+    """A feed-forward head; with no hidden layer, a linear one.
+
+    Parameters
+    ----------
+    width_in : int
+        Feature width D.
+    task : Task
+        Gives the output width C and what the output means.
+    hidden : tuple of int
+        Hidden widths.
+    trained_backbone : bool
+        Features that move during training are normalised per record (layer norm); those of a
+        frozen backbone by the training records' mean and deviation, set with `scale_features`.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
+    def __init__(
+        self, width_in: int, task: Task, hidden: tuple[int, ...], trained_backbone: bool = False
+    ) -> None:
+        super().__init__()
+        self.regression = task.kind == "regression"
+        self.register_buffer("feature_mean", torch.zeros(width_in))
+        self.register_buffer("feature_std", torch.ones(width_in))
+        self.register_buffer("target_mean", torch.zeros(1))
+        self.register_buffer("target_std", torch.ones(1))
+        layers: list[nn.Module] = [nn.LayerNorm(width_in)] if trained_backbone else []
+        for width_before, width in zip((width_in, *hidden), hidden, strict=False):
+            layers += [nn.Linear(width_before, width), nn.GELU()]
+        layers.append(nn.Linear(hidden[-1] if hidden else width_in, task.width))
+        self.layers = nn.Sequential(*layers)
+
+    def scale_features(self, f_BD: Tensor) -> None:
+        """Take the features' mean and deviation from training records."""
+        self.feature_mean.copy_(f_BD.mean(0))
+        self.feature_std.copy_(spread(f_BD))
+
+    def scale_targets(self, target_B: Tensor) -> None:
+        """Take a regression target's mean and deviation from training records (no NaN)."""
+        if self.regression and len(target_B):
+            self.target_mean.copy_(target_B.mean())
+            deviation = target_B.std(correction=0)
+            self.target_std.copy_(torch.where(deviation > 0, deviation, torch.ones(())))
+
+    def forward(self, f_BD: Tensor) -> Tensor:
+        """Return standardised values or class logits, shape (B, C)."""
+        out_BC: Tensor = self.layers(standardised(f_BD, self.feature_mean, self.feature_std))
+        return out_BC
+
+    def loss(self, out_BC: Tensor, target_B: Tensor) -> Tensor:
+        """Return each record's loss, shape (B,): absolute error in deviations, or cross-entropy."""
+        if self.regression:
+            return (out_BC[:, 0] - (target_B - self.target_mean) / self.target_std).abs()
+        return nn.functional.cross_entropy(out_BC.float(), target_B.long(), reduction="none")
+
+    def answer(self, out_BC: Tensor) -> Tensor:
+        """Turn what `forward` gives into values in the task's unit, or class probabilities."""
+        if self.regression:
+            return out_BC.float() * self.target_std + self.target_mean
+        return out_BC.float().softmax(-1)
+
+
+def standardised(f_BD: Tensor, mean_D: Tensor, std_D: Tensor) -> Tensor:
+    """Return features in deviations from their mean, cut off at `LARGEST_DEVIATION`.
+
+    A feature that hardly varied among the training records can lie hundreds of deviations away in
+    a new one, and a linear head would follow it anywhere.
+    """
+    return ((f_BD - mean_D) / std_D).clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
+
+
+def spread(f_BD: Tensor) -> Tensor:
+    """Return each feature's deviation over the batch, shape (D,); 1 where it does not vary."""
+    deviation = f_BD.std(0, correction=0)
+    return torch.where(deviation > 1e-6 * f_BD.abs().amax(0).clamp_min(1e-6), deviation, 1.0)

@@ -1,0 +1,42 @@
+"""Predict with a bundle, on a record store or a folder of WFDB files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from enecg.command_line import run
+from enecg.errors import exit_code_of
+from enecg.predict import predict_file
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    bundle: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="A run's bundle/ (all tasks) or bundle/<task> (one)."),
+    ],
+    input: Annotated[
+        Path,
+        typer.Option(
+            metavar="STORE_OR_WFDB_DIR", help="A record store, or a folder with WFDB records."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="FILE.parquet", help="Predictions, one row per record.")
+    ],
+) -> None:
+    """Predict every record: value or class, class probabilities, and the experts' weights.
+
+    Exit code: 0 done; 2 a mistake in the arguments; 1 anything else.
+    """
+    sys.exit(exit_code_of(lambda: predict_file(bundle, input, output)))
+
+
+if __name__ == "__main__":
+    run(app)

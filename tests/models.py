@@ -1,0 +1,93 @@
+"""Small adapted experts, gates and bundles for the tests: made by hand of random numbers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from enecg import experts
+from enecg.bundle import Bundle
+from enecg.config import ExpertSettings
+from enecg.gate.ensemble import GateEnsemble
+from enecg.gate.network import Gates
+from enecg.gate.space import GateChoice
+from enecg.stage1.adapted import AdaptedExpert, Model
+from enecg.stage1.heads import FFN_HIDDEN, Head
+from enecg.tasks import Task
+
+ROCKET = ExpertSettings.model_validate({"kernels": 8})
+DLINEAR = ExpertSettings.model_validate({"adaptation": "full", "kernel": 25, "pred_len": 2})
+SETTINGS = {"rocket": ROCKET, "dlinear": DLINEAR}
+
+
+def randomised(module: Any, seed: int) -> Any:
+    """Draw every tensor of a module anew, deviations positive; gives the module."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in module.state_dict().items():
+        drawn = 0.1 * torch.randn(value.shape, generator=generator)
+        value.copy_(drawn.abs() + 1 if name.endswith("_std") else drawn)
+    return module.eval()
+
+
+def adapted_expert(name: str, task: Task, kind: str = "ridge", n_models: int = 1) -> AdaptedExpert:
+    """Random heads, on backbones of their own where the expert is trained."""
+    settings = SETTINGS[name]
+    models = []
+    for number in range(n_models):
+        seed = 10 * number + task.width
+        expert = experts.load(name, **settings.options)
+        backbone = None if settings.frozen else randomised(expert, seed)
+        hidden = FFN_HIDDEN if kind == "ffn" else ()
+        head = Head(expert.spec.width, task, hidden, trained_backbone=backbone is not None)
+        models.append(Model(randomised(head, seed + 1), backbone))
+    return AdaptedExpert(models, kind)
+
+
+def gate(names: tuple[str, ...], seed: int = 0, depth: int = 1) -> Gates:
+    """One gate with random weights."""
+    choice = GateChoice.model_validate(
+        {
+            "leads": "II+V1", "experts": names, "depth": depth, "width": 4, "dropout": 0.1,
+            "temperature": 0.5, "learning_rate": 1e-2, "weight_decay": 0.1, "epochs": 1,
+        }
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(seed)
+    widths = [2 * 200, *[4] * depth, len(names)]
+    return Gates(
+        choice,
+        [
+            (
+                0.1 * torch.randn(1, before, after, generator=generator),
+                0.1 * torch.randn(1, 1, after, generator=generator),
+            )
+            for before, after in pairwise(widths)
+        ],
+    )
+
+
+def bundle(task: Task, **models: AdaptedExpert) -> Bundle:
+    """A bundle of two gates over some experts (by default: both)."""
+    if not models:
+        models = {
+            "rocket": adapted_expert("rocket", task),
+            "dlinear": adapted_expert("dlinear", task, "ffn", 3),
+        }
+    names = tuple(models)
+    return Bundle(
+        task,
+        ["rocket", "dlinear", "unused"],
+        {name: (SETTINGS[name], adapted) for name, adapted in models.items()},
+        GateEnsemble([(2, gate(names, 1)), (1, gate(names[:1], 2, depth=0))]),
+        {"commit": None, "n_training": 7},
+    )
+
+
+def signals(n: int, seed: int = 0) -> np.ndarray:
+    """Records like ECGs in size, some with missing leads: mV, float32 (n, 12, 5000)."""
+    random = np.random.default_rng(seed)
+    x_BLT = random.normal(0, 0.3, (n, 12, 5000)).cumsum(-1).astype(np.float32) / 20
+    x_BLT[1::4, 3:6] = np.nan
+    return x_BLT

@@ -1,0 +1,274 @@
+"""Bundles: whole, free of code, the same after a round trip; and what predicts from them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import ROCKET, adapted_expert, bundle, signals
+from problems import AGE, GENDER, RHYTHM
+from safetensors.torch import load_file
+
+from enecg import experts
+from enecg.bundle import Bundle, Predictor, load_bundles
+from enecg.config import ExpertSettings
+from enecg.errors import UserError
+from enecg.predict import rows_of
+from enecg.tasks import Task, task_from
+
+CPU = torch.device("cpu")
+OWN_TASK = task_from(
+    {"qt": {"kind": "regression", "unit": "ms", "valid": [200, 700], "column": "qt_ms"}}
+)
+
+
+@pytest.mark.parametrize("task", [AGE, RHYTHM, OWN_TASK], ids=lambda task: task.name)
+def test_what_is_loaded_predicts_as_what_was_saved(task: Task, tmp_path: Path) -> None:
+    made = bundle(task)
+    made.save(tmp_path / task.name)
+    [read] = load_bundles(tmp_path / task.name)
+    assert read.task == task
+    assert read.expert_names == made.expert_names
+    assert read.provenance == made.provenance
+    x_BLT = signals(5)
+    [before], [after] = (list(Predictor([one], CPU)(x_BLT).values()) for one in (made, read))
+    for one, other in zip(before, after, strict=True):
+        assert one.dtype == np.float32
+        assert np.isfinite(one).all()
+        np.testing.assert_array_equal(one, other)
+
+
+def test_every_tensor_is_in_the_bundle(tmp_path: Path) -> None:
+    made = bundle(RHYTHM)
+    made.save(tmp_path / "b")
+    written = [
+        value.numpy().tobytes()
+        for path in (tmp_path / "b").rglob("*.safetensors")
+        for value in load_file(path).values()
+    ]
+    modules = [
+        module
+        for _, adapted in made.experts.values()
+        for model in adapted.models
+        for module in (model.head, model.backbone)
+        if module is not None
+    ]
+    wanted = [value for module in modules for value in module.state_dict().values()]
+    wanted += [t for _, g in made.ensemble.members for layer in g.parameters for t in layer]
+    assert Counter(value.numpy().tobytes() for value in wanted) == Counter(written)
+
+
+def test_a_bundle_holds_json_and_safetensors_and_no_pickle(tmp_path: Path) -> None:
+    bundle(AGE).save(tmp_path / "b")
+    files = [path for path in (tmp_path / "b").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    for path in files:
+        assert not zipfile.is_zipfile(path)
+        assert path.read_bytes()[:1] != b"\x80", "the first byte of a pickle"
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+
+
+def test_the_card_says_what_answers(tmp_path: Path) -> None:
+    bundle(AGE).save(tmp_path / "b")
+    card = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    assert "one model refitted" in card["experts"]["rocket"]["answer"]
+    assert "the mean of 3 models" in card["experts"]["dlinear"]["answer"]
+    assert [gate["drawn"] for gate in card["gates"]] == [2, 1]
+
+
+def test_saving_replaces_the_whole_folder(tmp_path: Path) -> None:
+    bundle(AGE).save(tmp_path / "b")
+    bundle(AGE, rocket=adapted_expert("rocket", AGE)).save(tmp_path / "b")
+    assert [path.name for path in (tmp_path / "b" / "experts").iterdir()] == ["rocket"]
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert list(Bundle.load(tmp_path / "b").experts) == ["rocket"]
+
+
+def changed(**values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "bundle.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return change
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def text(name: str, content: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(content) and None
+
+
+def swapped(folder: Path) -> None:
+    bundle(RHYTHM).save(folder.parent / "other")
+    for name in ("models.safetensors", "models.json"):
+        (folder.parent / "other/experts/dlinear" / name).replace(folder / "experts/dlinear" / name)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (changed(format_version=2), "this version reads 1"),
+        (changed(format="something else"), "something else"),
+        (text("bundle.json", "{"), "not a bundle's description"),
+        (text("bundle.json", "[]"), "not a bundle's description"),
+        (text("bundle.json", "{}"), "not a bundle's description"),
+        (changed(task={}), "damaged"),
+        (changed(task={"name": "x", "kind": "regression", "classes": ["a"]}), "damaged"),
+        (changed(experts={"rocket": {"settings": {"adaptation": "x"}}}), "damaged"),
+        (changed(experts={"rocket": None}), "damaged"),
+        (changed(gates=[{"drawn": 1, "choice": {"leads": "V9"}}]), "damaged"),
+        (changed(gates=[{"drawn": 1}]), "damaged"),
+        (without("gates.safetensors"), "damaged"),
+        (without("experts/rocket/models.json"), "damaged"),
+        (without("experts/dlinear/models.safetensors"), "damaged"),
+        (cut("gates.safetensors"), "damaged"),
+        (cut("experts/dlinear/models.safetensors"), "damaged"),
+        (cut("experts/rocket/models.json"), "damaged"),
+        (text("experts/rocket/models.json", '{"model": {}}'), "damaged"),
+        (swapped, "damaged"),
+    ],
+)  # fmt: skip
+def test_a_damaged_bundle_is_told_in_one_clear_error(
+    harm: Callable[[Path], None], told: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "b"
+    bundle(AGE).save(folder)
+    harm(folder)
+    with pytest.raises(UserError, match=told) as caught:
+        load_bundles(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_where_no_bundle_is_says_so(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="no bundle here; give bundle/ or bundle/<task>"):
+            load_bundles(folder)
+    with pytest.raises(UserError, match="no bundle here"):
+        Bundle.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def three_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
+    folder = tmp_path_factory.mktemp("bundle")
+    for task in (RHYTHM, AGE, GENDER):
+        bundle(task).save(folder / task.name)
+    return load_bundles(folder)
+
+
+def test_a_bundle_that_a_killed_job_was_building_is_not_loaded(tmp_path: Path) -> None:
+    bundle(AGE).save(tmp_path / "age")
+    (tmp_path / "age").rename(tmp_path / ".age.building")
+    with pytest.raises(UserError, match="no bundle here"):
+        load_bundles(tmp_path)
+    bundle(AGE).save(tmp_path / "age")
+    assert [path.name for path in tmp_path.iterdir()] == ["age"]
+
+
+def test_a_folder_of_bundles_is_loaded_in_alphabetical_order(three_tasks: list[Bundle]) -> None:
+    assert [one.task.name for one in three_tasks] == ["age", "gender", "report_label"]
+
+
+def test_predictions_do_not_depend_on_the_batch(three_tasks: list[Bundle]) -> None:
+    predict, x_BLT = Predictor(three_tasks, CPU), signals(6)
+    together = predict(x_BLT)
+    for row in (0, 1, 5):
+        for task, alone in predict(x_BLT[row : row + 1]).items():
+            for one, other in zip(alone, together[task], strict=True):
+                np.testing.assert_allclose(one[0], other[row], rtol=1e-4, atol=1e-5)
+
+
+def test_missing_leads_give_finite_predictions(three_tasks: list[Bundle]) -> None:
+    x_BLT = signals(2)
+    x_BLT[0] = np.nan
+    for predicted, weights in Predictor(three_tasks, CPU)(x_BLT).values():
+        assert np.isfinite(predicted).all()
+        np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+
+
+def test_predictions_are_the_weighted_answers_of_the_experts() -> None:
+    made, x_BLT = bundle(RHYTHM), signals(3)
+    predicted_BC, weights_BE = Predictor([made], CPU)(x_BLT)["report_label"]
+    assert (weights_BE[:, 2] == 0).all(), "no gate weighs this expert"
+    rocket, dlinear = (experts.load(n, **s.options) for n, (s, _) in made.experts.items())
+    x = torch.from_numpy(x_BLT)
+    answers = [
+        made.experts["rocket"][1].answer(rocket.features(x)),
+        made.experts["dlinear"][1].answer(dlinear.prepare(x)),
+    ]
+    expected = sum(weights_BE[:, [e]] * answer.numpy() for e, answer in enumerate(answers))
+    np.testing.assert_allclose(predicted_BC, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_backbone_that_tasks_share_runs_once_per_batch(
+    three_tasks: list[Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+
+    def count(cls: type, method: str) -> None:
+        real = getattr(cls, method)
+
+        def counted(self: Any, inputs: Any) -> Any:
+            calls[f"{self.name} {method}"] += 1
+            return real(self, inputs)
+
+        monkeypatch.setattr(cls, method, counted)
+
+    for name in ("rocket", "dlinear"):
+        for method in ("prepare", "embed"):
+            count(type(experts.load(name)), method)
+    predict = Predictor(three_tasks, CPU)
+    for batch in (1, 2):
+        predict(signals(2))
+        assert calls["rocket prepare"] == calls["rocket embed"] == batch
+        assert calls["dlinear prepare"] == batch
+        assert calls["dlinear embed"] == batch * 3 * 3, "each task has three backbones of its own"
+
+
+def test_backbones_of_other_settings_are_not_shared() -> None:
+    one, other = (
+        bundle(AGE, rocket=adapted_expert("rocket", AGE)),
+        bundle(GENDER, rocket=adapted_expert("rocket", GENDER)),
+    )
+    other.experts["rocket"] = (
+        ExpertSettings.model_validate(ROCKET.model_dump() | {"seed": 5}), other.experts["rocket"][1]
+    )  # fmt: skip
+    x_BLT = signals(2)
+    together = Predictor([one, other], CPU)(x_BLT)
+    np.testing.assert_array_equal(together["age"][0], Predictor([one], CPU)(x_BLT)["age"][0])
+    np.testing.assert_array_equal(
+        together["gender"][0], Predictor([other], CPU)(x_BLT)["gender"][0]
+    )
+
+
+def test_columns_are_named_by_task_class_and_expert(three_tasks: list[Bundle]) -> None:
+    answers = Predictor(three_tasks, CPU)(signals(4))
+    age, _, rhythm = (rows_of(one, *answers[one.task.name]) for one in three_tasks)
+    weights = ["__w__rocket", "__w__dlinear", "__w__unused"]
+    assert list(age) == ["age", *("age" + name for name in weights)]
+    probabilities = [f"report_label__p__{name}" for name in RHYTHM.classes]
+    assert list(rhythm) == ["report_label", *probabilities, *("report_label" + w for w in weights)]
+    shares = np.stack([rhythm[name] for name in probabilities], axis=1)
+    np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
+    assert rhythm["report_label"].tolist() == [RHYTHM.classes[c] for c in shares.argmax(1)]
+
+
+def test_a_bundle_refuses_a_backbone_that_it_was_not_made_with(tmp_path: Path) -> None:
+    made = bundle(AGE, rocket=adapted_expert("rocket", AGE))
+    made.fingerprints["rocket"] = "another"
+    made.save(tmp_path / "bundle")
+    with pytest.raises(UserError, match="expert rocket is not the one"):
+        Predictor([Bundle.load(tmp_path / "bundle")], torch.device("cpu"))

@@ -1,0 +1,115 @@
+"""The feature store: parts are there and whole, or not there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from enecg.stage1 import feature_store
+from enecg.stage1.feature_store import FeatureStore
+
+KEYS = ["aa", "bb", "cc"]
+F_BD = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FeatureStore:
+    return FeatureStore.of(tmp_path, "rocket", "0123456789abcdef" * 4)
+
+
+def test_an_empty_store_holds_nothing_and_creates_nothing(store: FeatureStore) -> None:
+    assert store.keys() == set()
+    assert store.parts == []
+    assert not store.folder.exists()
+
+
+def test_what_is_added_comes_back_bit_for_bit(store: FeatureStore) -> None:
+    store.add(KEYS, F_BD)
+    store.add(["dd"], F_BD[:1] + 1)
+    assert store.keys() == {*KEYS, "dd"}
+    found = {}
+    for part in store.parts:
+        table = pq.read_table(part)
+        features = table["features"].combine_chunks()
+        assert isinstance(features.type, pa.FixedShapeTensorType)
+        rows = features.to_numpy_ndarray()
+        assert rows.dtype == np.float32
+        found.update(zip(table["physical_sha256"].to_pylist(), rows, strict=True))
+    for key, row in zip([*KEYS, "dd"], [*F_BD, F_BD[0] + 1], strict=True):
+        np.testing.assert_array_equal(found[key], row)
+
+
+def test_adding_again_is_the_same_part(store: FeatureStore) -> None:
+    first = store.add(KEYS, F_BD)
+    before = first.read_bytes()
+    assert store.add(KEYS, F_BD) == first
+    assert store.parts == [first]
+    assert first.read_bytes() == before
+
+
+def test_strided_features_are_stored_as_they_are(store: FeatureStore) -> None:
+    turned = np.asfortranarray(F_BD)
+    table = pq.read_table(store.add(KEYS, turned))
+    np.testing.assert_array_equal(table["features"].combine_chunks().to_numpy_ndarray(), F_BD)
+
+
+def test_experts_and_fingerprints_have_folders_of_their_own(tmp_path: Path) -> None:
+    folders = {
+        FeatureStore.of(tmp_path, name, print_ * 16).folder
+        for name in ("rocket", "dlinear")
+        for print_ in ("abcd", "dcba")
+    }
+    assert len(folders) == 4
+    assert all(folder.parent == tmp_path for folder in folders)
+
+
+def test_a_failed_write_leaves_no_part(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(table: pa.Table, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"PAR1 half of a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(feature_store.pq, "write_table", half)
+    with pytest.raises(OSError, match="no space"):
+        store.add(KEYS, F_BD)
+    assert list(store.folder.iterdir()) == []
+    monkeypatch.undo()
+    store.add(KEYS, F_BD)
+    assert store.keys() == set(KEYS)
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from enecg.stage1 import feature_store
+
+def half(table, path, **_):
+    Path(path).write_bytes(b"PAR1 half of a file")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+feature_store.pq.write_table = half
+store = feature_store.FeatureStore(Path(sys.argv[1]))
+store.add(["aa"], np.zeros((1, 4), dtype=np.float32))
+"""
+
+
+def test_a_process_killed_while_writing_loses_that_part_alone(store: FeatureStore) -> None:
+    store.add(KEYS[1:], F_BD[1:])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, str(store.folder)], env=dict(os.environ)
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(store.folder.iterdir())) == 2, "something half was left"
+    assert store.keys() == set(KEYS[1:]), "and is not read"
+    store.add(KEYS[:1], F_BD[:1])
+    assert store.keys() == set(KEYS)

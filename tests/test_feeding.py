@@ -1,0 +1,69 @@
+"""The order of training: a function of seed and epoch, whatever the number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from enecg.stage1 import feeding
+from enecg.stage1.feeding import Feed, batch_sizes
+
+
+@pytest.fixture(autouse=True)
+def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeding, "WINDOW", 16)
+
+
+def feed(rank: int = 0, world: int = 1, held_bytes: int = 10**9, n: int = 50) -> Feed:
+    def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, n, 16):
+            rows = np.arange(start, min(start + 16, n))
+            yield rows, rows[:, None].astype(np.float32)
+
+    return Feed(stream, torch.from_numpy, n, 4, 3, rank, world, held_bytes)
+
+
+def test_every_record_once_per_epoch_with_its_own_input() -> None:
+    met = []
+    for batch, mine, inputs in feed().epoch(1, 8):
+        assert (batch == mine).all()
+        assert (inputs[:, 0].numpy() == mine).all()
+        met += mine.tolist()
+    assert sorted(met) == list(range(50))
+
+
+def test_epochs_differ_and_repeat() -> None:
+    orders = [[b.tolist() for b, _, _ in feed().epoch(e, 8)] for e in (1, 2, 1)]
+    assert orders[0] == orders[2]
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_global_batches_do_not_depend_on_the_number_of_workers(world: int) -> None:
+    alone = [batch.tolist() for batch, _, _ in feed().epoch(5, 8)]
+    workers = [list(feed(rank, world).epoch(5, 8)) for rank in range(world)]
+    for step, batch in enumerate(alone):
+        assert all(worker[step][0].tolist() == batch for worker in workers)
+        shares = [row for worker in workers for row in worker[step][1].tolist()]
+        assert sorted(shares) == sorted(batch)
+
+
+def test_streamed_and_held_inputs_come_in_the_same_order() -> None:
+    held = [(b.tolist(), x.tolist()) for b, _, x in feed().epoch(2, 8)]
+    streamed = [(b.tolist(), x.tolist()) for b, _, x in feed(held_bytes=0).epoch(2, 8)]
+    assert held == streamed
+
+
+@pytest.mark.parametrize("held_bytes", [0, 10**9])
+def test_a_sweep_gives_every_record_to_exactly_one_worker(held_bytes: int) -> None:
+    met = [
+        row for rank in range(3) for rows, _ in feed(rank, 3, held_bytes).sweep(7) for row in rows
+    ]
+    assert sorted(met) == list(range(50))
+
+
+def test_batch_sizes_are_those_of_an_epoch() -> None:
+    assert batch_sizes(50, 8) == [len(batch) for batch, _, _ in feed().epoch(1, 8)]

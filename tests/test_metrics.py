@@ -1,0 +1,138 @@
+"""The metrics are scikit-learn's where it has them, and absent where they mean nothing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from enecg.errors import JobFailed
+from enecg.evaluation.metrics import (
+    CLASSIFICATION_METRICS,
+    REGRESSION_METRICS,
+    confidence_bin,
+    main_metric,
+    score,
+)
+from enecg.tasks import TASKS, Task
+
+AGE, GENDER, RHYTHM = TASKS["age"], TASKS["gender"], TASKS["report_label"]
+
+
+def simulated(task: Task, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and predictions that know something of them; some scores are tied."""
+    rng = np.random.default_rng(seed)
+    if task.kind == "regression":
+        truth = rng.normal(50, 15, n)
+        return truth, (truth + rng.normal(0, 8, n))[:, None]
+    truth = rng.integers(task.width, size=n)
+    logits = np.round(rng.normal(size=(n, task.width)) + np.eye(task.width)[truth], 1)
+    odds = np.exp(logits)
+    return truth.astype(float), odds / odds.sum(axis=1, keepdims=True)
+
+
+def test_regression_as_scikit_learn() -> None:
+    truth, prediction = simulated(AGE, 200)
+    scores = score(AGE, truth, prediction)
+    assert set(scores) == set(REGRESSION_METRICS)
+    assert scores["mae"] == pytest.approx(np.abs(truth - prediction[:, 0]).mean())
+    assert scores["mse"] == pytest.approx(((truth - prediction[:, 0]) ** 2).mean())
+    assert scores["r2"] == pytest.approx(sk.r2_score(truth, prediction[:, 0]))
+
+
+def test_two_classes_as_scikit_learn() -> None:
+    truth, prediction = simulated(GENDER, 200)
+    scores = score(GENDER, truth, prediction)
+    answer = prediction.argmax(axis=1)
+    assert set(scores) == set(CLASSIFICATION_METRICS)
+    assert scores["accuracy"] == pytest.approx(sk.accuracy_score(truth, answer))
+    assert scores["f1"] == pytest.approx(sk.f1_score(truth, answer, average="macro"))
+    assert scores["auroc"] == pytest.approx(sk.roc_auc_score(truth, prediction[:, 1]))
+    assert scores["auprc"] == pytest.approx(sk.average_precision_score(truth, prediction[:, 1]))
+
+
+def test_several_classes_as_scikit_learn() -> None:
+    truth, prediction = simulated(RHYTHM, 200)
+    scores = score(RHYTHM, truth, prediction)
+    answer = prediction.argmax(axis=1)
+    macro = {"average": "macro", "zero_division": 0}
+    assert scores["precision"] == pytest.approx(sk.precision_score(truth, answer, **macro))
+    assert scores["recall"] == pytest.approx(sk.recall_score(truth, answer, **macro))
+    assert scores["auroc"] == pytest.approx(
+        sk.roc_auc_score(truth, prediction, multi_class="ovr", average="macro")
+    )
+    assert scores["auprc"] == pytest.approx(
+        sk.average_precision_score(np.eye(4)[truth.astype(int)], prediction, average="macro")
+    )
+
+
+def test_macro_means_are_over_declared_classes_and_areas_over_present_ones() -> None:
+    truth = np.array([0.0, 0, 1, 1])
+    prediction = np.array([[0.9, 0.1, 0, 0], [0.8, 0.2, 0, 0], [0.3, 0.7, 0, 0], [0.1, 0.9, 0, 0]])
+    scores = score(RHYTHM, truth, prediction)
+    assert scores["recall"] == scores["precision"] == scores["f1"] == 0.5  # two of four are right
+    assert scores["accuracy"] == scores["auroc"] == scores["auprc"] == 1.0
+
+
+def test_calibration_error_by_hand() -> None:
+    # Top probabilities 0.8 (right), 0.8 (wrong): one bin, gap |0.8 - 0.5|; 0.55 (right): gap 0.45.
+    prediction = np.array([[0.8, 0.2], [0.2, 0.8], [0.55, 0.45]])
+    ece = score(GENDER, np.array([0.0, 0.0, 0.0]), prediction)["ece"]
+    assert ece == pytest.approx(2 / 3 * 0.3 + 1 / 3 * 0.45)
+
+
+def test_bins_are_closed_on_the_right() -> None:
+    assert confidence_bin(np.array([0.01, 1 / 15, 0.07, 0.2, 0.99, 1.0])).tolist() == [
+        0, 0, 1, 2, 14, 14,
+    ]  # fmt: skip
+
+
+def test_what_does_not_apply_is_absent() -> None:
+    assert set(score(AGE, np.array([40.0]), np.array([[41.0]]))) == {"mae", "mse"}
+    assert "r2" not in score(AGE, np.full(5, 40.0), np.arange(5.0)[:, None])
+    one_class = score(GENDER, np.zeros(4), np.full((4, 2), 0.5))
+    assert not {"auroc", "auprc"} & set(one_class) and one_class["accuracy"] == 1.0
+    assert score(GENDER, np.full(3, np.nan), np.full((3, 2), 0.5)) == {}
+
+
+def test_records_without_label_are_left_out() -> None:
+    truth, prediction = simulated(RHYTHM, 60)
+    holes = truth.copy()
+    holes[::3] = np.nan
+    kept = ~np.isnan(holes)
+    assert score(RHYTHM, holes, prediction) == score(RHYTHM, truth[kept], prediction[kept])
+
+
+def test_non_finite_predictions_are_said() -> None:
+    with pytest.raises(JobFailed, match=r"task age: 1 of 3 predictions are not finite.*row 2"):
+        score(AGE, np.zeros(3), np.array([[0.0], [1.0], [np.nan]]))
+
+
+def test_impossible_predictions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected \(3, 2\)"):
+        score(GENDER, np.zeros(3), np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="not class probabilities"):
+        score(GENDER, np.zeros(3), np.array([[3.0, -2.0]] * 3))
+    with pytest.raises(ValueError, match="class numbers below 2"):
+        score(GENDER, np.array([0.0, 2.0]), np.full((2, 2), 0.5))
+
+
+@given(st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([AGE, GENDER, RHYTHM]))
+def test_scores_are_finite_in_range_and_free_of_row_order(n: int, seed: int, task: Task) -> None:
+    truth, prediction = simulated(task, n, seed)
+    scores = score(task, truth, prediction)
+    backwards = score(task, truth[::-1], prediction[::-1])
+    assert scores.keys() == backwards.keys()
+    for name, value in scores.items():
+        assert type(value) is float and math.isfinite(value)
+        assert value == pytest.approx(backwards[name], abs=1e-12)
+        if task.kind == "classification":
+            assert 0.0 <= value <= 1.0 + 1e-12
+
+
+def test_main_metrics() -> None:
+    assert [main_metric(t) for t in (AGE, GENDER, RHYTHM)] == ["mae", "auroc", "f1"]

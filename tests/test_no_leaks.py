@@ -1,0 +1,231 @@
+"""The two proofs of the nested procedure (DESIGN §7), over everything that is learned or chosen.
+
+Labels that a model may not see are replaced by noise; what was learned without them must stay
+the same, bit for bit. Each proof is shown to fire when the rule it guards is broken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from problems import Problem, join_process_group, settings, small_problem
+
+from enecg import experts
+from enecg.config import ExpertSettings
+from enecg.gate.ensemble import Chosen, choose
+from enecg.gate.network import Gates
+from enecg.gate.search import predictions_path
+from enecg.gate.space import GateChoice
+from enecg.gate.trial import Arrays, cross_validate, refit
+from enecg.nested import Fit, Nested
+from enecg.results import predict_test_groups
+from enecg.signals import LEADS
+from enecg.stage1.adapted import AdaptedExpert, save_outputs
+from enecg.stage1.feeding import Feed
+from enecg.stage1.train import Outcome, Session, adapt_heads, train_backbones
+
+SCRATCH = ExpertSettings.model_validate({"adaptation": "full", "kernel": 25, "pred_len": 2})
+CHOICES = [
+    GateChoice(
+        leads=leads, experts=names, depth=1, width=4, dropout=0.2, temperature=1.0,
+        learning_rate=1e-2, weight_decay=0.1, epochs=2,
+    )
+    for leads, names in (
+        (("II",), ("rocket", "dlinear")),
+        (("I", "V1"), ("rocket",)),
+        (LEADS, ("dlinear", "rocket")),
+    )
+]  # fmt: skip
+
+
+@dataclass
+class Learned:
+    """All that one run of the procedure learns."""
+
+    outcomes: dict[str, Outcome]
+    cross_validated: dict[str, list[np.ndarray]]
+    chosen: dict[tuple[str, str], Chosen]
+    gates: dict[tuple[str, str, int], Gates]
+    predictions: dict[str, dict[str, np.ndarray]]
+
+
+def procedure(problem: Problem, folder: Any) -> Learned:
+    """Stage 1 (heads on features; a backbone from scratch), gates, choice, refit, prediction."""
+    join_process_group()
+    n = len(problem.features_ND)
+    signals = np.random.default_rng(3).normal(size=(n, 12, 5000)).astype(np.float32) * 0.3
+    backbone = experts.load("dlinear", **SCRATCH.options)
+    prepared = Feed(
+        lambda: iter([(np.arange(n), signals)]),
+        lambda x_BLT: backbone.prepare(torch.from_numpy(x_BLT)), n, 4 * 12 * 500, 7,
+    )  # fmt: skip
+    what = (problem.tasks, problem.nested, problem.targets)
+    cpu = torch.device("cpu")
+    few = settings(epochs=2)
+    outcomes = {
+        "rocket": adapt_heads(*what, problem.feed(), few, "refit", 1, Session(), cpu),
+        "dlinear": train_backbones(
+            *what, prepared, few, ("dlinear", SCRATCH), 1, Session(), cpu, bf16=False
+        ),
+    }
+    arrays = Arrays(
+        np.random.default_rng(4).normal(size=(n, 12, 200)).astype(np.float16),
+        {
+            task.name: np.stack([o.outputs[task.name] for o in outcomes.values()], axis=2)
+            for task in problem.tasks
+        },
+        problem.targets,
+        problem.nested,
+        problem.tasks,
+        list(outcomes),
+        5,
+    )
+    cross_validated: dict[str, list[np.ndarray]] = {task.name: [] for task in problem.tasks}
+    for choice in CHOICES:
+        found = {task.name: cross_validate(choice, arrays, task) for task in problem.tasks}
+        save_outputs(predictions_path(folder, choice), found)
+        for name, predicted in found.items():
+            cross_validated[name].append(predicted)
+    chosen = choose(folder, CHOICES, arrays, size=3)
+    gates = {
+        (task.name, scope, trial): refit(CHOICES[trial], arrays, task, [scope])
+        for task in problem.tasks
+        for scope in problem.nested.scopes
+        for trial in {chosen[task.name, scope].best, *chosen[task.name, scope].members}
+    }
+    predictions = {
+        task.name: predict_test_groups(task, arrays, chosen, gates)[0] for task in problem.tasks
+    }
+    return Learned(outcomes, cross_validated, chosen, gates, predictions)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    return small_problem(90, seed=11)
+
+
+@pytest.fixture(scope="module")
+def untouched(problem: Problem, tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    return procedure(problem, tmp_path_factory.mktemp("untouched"))
+
+
+def model_bytes(expert: AdaptedExpert) -> list[bytes]:
+    modules = [m for model in expert.models for m in (model.head, model.backbone) if m is not None]
+    return [value.numpy().tobytes() for m in modules for value in m.state_dict().values()]
+
+
+def learned_in_scope(learned: Learned, nested: Nested, scope: str) -> dict[str, Any]:
+    """Everything that was learned for one scope, and its predictions for its test records."""
+    number, test = nested.scopes.index(scope), nested.test(scope)
+    found: dict[str, Any] = {}
+    for name, outcome in learned.outcomes.items():
+        for task, outputs in outcome.outputs.items():
+            found[f"{name} outputs {task}"] = outputs[number].tobytes()
+            found[f"{name} models {task}"] = model_bytes(outcome.adapted[f"{task}/{scope}"])
+            found[f"{name} choice {task}"] = outcome.choices[f"{task}/{scope}"]
+    for task, trials in learned.cross_validated.items():
+        found[f"gates {task}"] = [trial[number].tobytes() for trial in trials]
+        found[f"chosen {task}"] = learned.chosen[task, scope]
+        for (named, at, trial), gates in learned.gates.items():
+            if (named, at) == (task, scope):
+                layers = [part.numpy().tobytes() for layer in gates.parameters for part in layer]
+                found[f"refitted gate {task} {trial}"] = layers
+        for predictor, predicted in learned.predictions[task].items():
+            found[f"{predictor} predicts {task}"] = predicted[test].tobytes()
+    return found
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
+
+
+def test_labels_of_an_outer_test_fold_reach_nothing_learned_for_it(
+    problem: Problem, untouched: Learned, tmp_path: Any
+) -> None:
+    noisy = procedure(problem.with_noise(problem.nested.test("1")), tmp_path)
+    compared = [learned_in_scope(learned, problem.nested, "1") for learned in (untouched, noisy)]
+    assert differences(*compared) == []
+    # The noise did arrive: what may see these labels has changed.
+    others = [learned_in_scope(learned, problem.nested, "0") for learned in (untouched, noisy)]
+    assert "rocket models age" in differences(*others)
+    assert "dlinear models age" in differences(*others)
+    assert "gates gender" in differences(*others)
+
+
+def out_of_fold(learned: Learned, problem: Problem, fit: Fit) -> dict[str, bytes]:
+    """The experts' outputs for an inner fold, by the models that were trained without it.
+
+    Compared head by head, since the choice among heads may look at all of the training labels.
+    """
+    number, rows = problem.nested.scopes.index(fit.scope), problem.nested.held_out(fit)
+    return {
+        f"{name} {task}": outputs[number, rows].tobytes()
+        for name, outcome in learned.outcomes.items()
+        for task, outputs in outcome.outputs.items()
+    }
+
+
+@pytest.mark.parametrize("heads", [["ridge"], ["ffn"]])
+def test_labels_of_an_inner_fold_reach_nothing_learned_without_it(
+    problem: Problem, heads: list[str]
+) -> None:
+    join_process_group()
+    fit = Fit("0", 2)
+    found = []
+    for labelled in (problem, problem.with_noise(problem.nested.held_out(fit))):
+        outcome = adapt_heads(
+            labelled.tasks, labelled.nested, labelled.targets, labelled.feed(),
+            settings(epochs=2, heads=heads), "average", 1, Session(), torch.device("cpu"),
+        )  # fmt: skip
+        held_out = problem.nested.held_out(fit)
+        found.append(
+            {
+                task: (
+                    outputs[0, held_out].tobytes(),
+                    [v.numpy().tobytes() for v in
+                     outcome.adapted[f"{task}/0"].models[2].head.state_dict().values()],
+                )
+                for task, outputs in outcome.outputs.items()
+            }
+        )  # fmt: skip
+    assert found[0] == found[1]
+
+
+def test_labels_of_an_inner_fold_do_not_reach_a_backbone_trained_without_it(
+    problem: Problem, untouched: Learned, tmp_path: Any
+) -> None:
+    fit = Fit("0", 2)
+    noisy = procedure(problem.with_noise(problem.nested.held_out(fit)), tmp_path)
+    one, other = (out_of_fold(learned, problem, fit) for learned in (untouched, noisy))
+    assert one["dlinear age"] == other["dlinear age"]
+    assert one["dlinear gender"] == other["dlinear gender"]
+    models = [learned.outcomes["dlinear"].adapted["age/0"].models for learned in (untouched, noisy)]
+    for with_labels, with_noise in zip(models[0][:2], models[1][:2], strict=True):
+        # The two models that did learn from that fold did notice.
+        assert model_bytes(AdaptedExpert([with_labels], "ffn")) != model_bytes(
+            AdaptedExpert([with_noise], "ffn")
+        )
+
+
+class _LeakyNested(Nested):
+    """Breaks the rule: every scope learns from all records."""
+
+    def training(self, scope: str) -> Any:
+        return np.ones(len(self.outer_N), dtype=bool)
+
+
+def test_the_proof_fires_when_test_records_are_trained_on(problem: Problem, tmp_path: Any) -> None:
+    leaky = replace(problem, nested=_LeakyNested(**vars_of(problem.nested)))
+    test = problem.nested.test("1")
+    clean = procedure(leaky, tmp_path / "clean")
+    noisy = procedure(leaky.with_noise(test), tmp_path / "noisy")
+    found = differences(*(learned_in_scope(one, leaky.nested, "1") for one in (clean, noisy)))
+    assert {"rocket models age", "dlinear models age", "gates age"} <= set(found)
+
+
+def vars_of(nested: Nested) -> dict[str, Any]:
+    return {name: getattr(nested, name) for name in nested.__dataclass_fields__}

@@ -1,0 +1,232 @@
+"""The whole way on a small simulated cohort, on a real cluster: results, repeats, restarts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from enecg.config import parse_config
+from enecg.errors import JobFailed, UserError
+from enecg.evaluation.metrics import score
+from enecg.experiment import open_experiment
+from enecg.files import read_json
+from enecg.pipeline import run_stages
+from enecg.predict import predict_file, predict_store
+from enecg.records import RecordStore
+from enecg.stage1 import embed, jobs
+from enecg.stage1.feature_store import FeatureStore
+from enecg.stage1.jobs import train_experts
+from runs import job, settings, without_times, write_config
+
+ALL_STAGES = ["experts", "search", "ensemble"]
+PREDICTORS = {"rocket", "dlinear", "uniform", "stacking", "gate", "ensemble", "dummy"}
+SUMMARY = {"mean", "std", "folds", "ci95"}
+
+
+@pytest.fixture(scope="module")
+def finished(synthetic_store: RecordStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run; its config stands beside the run folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder, settings(synthetic_store.path, folder / "run"))
+    run_stages(config, None, ALL_STAGES)
+    return folder
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    results: dict[str, Any] = read_json(folder / "run" / "results.json")
+    return results
+
+
+def test_results_hold_what_the_contract_promises(finished: Path) -> None:
+    results = results_of(finished)
+    assert set(results) == {
+        "commit", "started", "hardware", "seconds", "peak_memory_mb", "config", "tasks",
+    }  # fmt: skip
+    assert set(results["seconds"]) == {
+        "expert rocket", "expert dlinear", "gate search", "ensemble",
+    }  # fmt: skip
+    assert all(value > 0 for value in results["seconds"].values())
+    assert results["peak_memory_mb"]["driver"] > 100
+    assert results["peak_memory_mb"]["largest_worker"] > 100
+    for task, metrics in (
+        ("rr_interval", {"mae", "mse", "r2"}),
+        ("gender", {"accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece"}),
+    ):
+        predictors = results["tasks"][task]["predictors"]
+        assert set(predictors) == PREDICTORS
+        for scores in predictors.values():
+            assert set(scores) == metrics
+            for summary in scores.values():
+                assert set(summary) == SUMMARY
+                assert len(summary["folds"]) == 2
+                assert summary["mean"] == pytest.approx(np.mean(summary["folds"]))
+    assert (finished / "run" / "report.html").stat().st_size > 10_000
+
+
+def test_heart_rate_is_learned(finished: Path) -> None:
+    predictors = results_of(finished)["tasks"]["rr_interval"]["predictors"]
+    assert predictors["rocket"]["mae"]["mean"] < 0.7 * predictors["dummy"]["mae"]["mean"]
+    assert predictors["ensemble"]["mae"]["mean"] < 0.8 * predictors["dummy"]["mae"]["mean"]
+
+
+def test_the_last_line_is_the_path_of_the_results_and_a_second_call_keeps_everything(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "TorchTrainer", None)  # any training would fail
+    before = (finished / "run" / "results.json").read_bytes()
+    run_stages(finished / "config.yaml", None, ALL_STAGES)
+    assert (finished / "run" / "results.json").read_bytes() == before
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == f"results: {finished / 'run' / 'results.json'}"
+
+
+def test_the_same_command_gives_the_same_numbers_from_stored_features(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "compute_features", _only_if_nothing_is_missing)
+    run_stages(finished / "config.yaml", [f"run_dir={tmp_path / 'run'}"], ALL_STAGES)
+    assert without_times(results_of(tmp_path)) == without_times(results_of(finished))
+
+
+def _only_if_nothing_is_missing(store: RecordStore, root: Path, name: str, expert: Any) -> Any:
+    [folder] = root.glob(f"{name}-*")
+    assert not embed.missing(store.index, FeatureStore(folder).keys())
+    return embed.compute_features(store, root, name, expert)
+
+
+def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["cp", "-r", finished / "run", tmp_path / "run"], check=True)
+    monkeypatch.setattr(jobs, "TorchTrainer", None)
+    changes = [f"run_dir={tmp_path / 'run'}", "ensemble.size=1"]
+    searched = (tmp_path / "run/gate/done.json").stat().st_mtime_ns
+    run_stages(finished / "config.yaml", changes, ALL_STAGES)
+    assert (tmp_path / "run/gate/done.json").stat().st_mtime_ns == searched
+    assert results_of(tmp_path)["config"]["ensemble"]["size"] == 1
+    run_stages(finished / "config.yaml", [*changes, "gate.trials=2"], ALL_STAGES)
+    assert (tmp_path / "run/gate/done.json").stat().st_mtime_ns > searched
+    with pytest.raises(JobFailed):  # other epochs: the experts have to be trained again
+        run_stages(finished / "config.yaml", [*changes, "stage1.epochs=2"], ["experts"])
+
+
+def test_fold_models_reproduce_the_evaluation(finished: Path, synthetic_store: RecordStore) -> None:
+    values = settings(synthetic_store.path, finished / "run")
+    experiment = open_experiment(parse_config(values))
+    results = results_of(finished)["tasks"]
+    for number, fold in enumerate(experiment.nested.outer_names):
+        table = predict_store(finished / "run" / "folds" / fold, synthetic_store)
+        test = experiment.nested.test(fold)
+        for task in experiment.tasks:
+            columns = [f"{task.name}__p__{name}" for name in task.classes] or [task.name]
+            scores = score(
+                task,
+                experiment.targets[task.name][test],
+                table.loc[test, columns].to_numpy(dtype=float),
+            )
+            for metric, value in scores.items():
+                folds = results[task.name]["predictors"]["ensemble"][metric]["folds"]
+                assert value == pytest.approx(folds[number], rel=1e-4, abs=1e-5), metric
+
+
+def test_predictions_from_a_store_and_from_wfdb_files_agree(
+    finished: Path, synthetic_store: RecordStore, tmp_path: Path
+) -> None:
+    bundle = finished / "run" / "bundle"
+    predict_file(bundle, synthetic_store.path, tmp_path / "store.parquet")
+    wfdb = synthetic_store.path.parent / "wfdb"
+    predict_file(bundle / "gender", wfdb, tmp_path / "wfdb.parquet")
+    one = pd.read_parquet(tmp_path / "store.parquet").set_index("record_id")
+    other = pd.read_parquet(tmp_path / "wfdb.parquet").set_index("record_id").loc[one.index]
+    assert one.index.tolist() == synthetic_store.index["record_id"].tolist()
+    probabilities = ["gender__p__male", "gender__p__female"]
+    weights = ["gender__w__rocket", "gender__w__dlinear"]
+    assert {"rr_interval", "rr_interval__w__rocket", "gender", *probabilities} <= set(one)
+    np.testing.assert_array_equal(one[probabilities], other[probabilities])
+    np.testing.assert_allclose(one[probabilities].sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(one[weights].sum(axis=1), 1, atol=1e-5)
+    assert (one["gender"] == np.where(one[probabilities[0]] > 0.5, "male", "female")).all()
+
+
+def test_one_failing_expert_does_not_stop_the_others(
+    synthetic_store: RecordStore, tmp_path: Path
+) -> None:
+    values = settings(
+        synthetic_store.path,
+        tmp_path / "run",
+        stage1={"epochs": 2, "heads": ["ridge"], "learning_rate": 1e30},
+    )
+    experiment = open_experiment(parse_config(values))
+    with pytest.raises(JobFailed, match=r"1 of 2 experts failed – dlinear: the loss of .* is nan"):
+        train_experts(experiment)
+    assert (tmp_path / "run/experts/rocket/done.json").exists()
+    assert not (tmp_path / "run/experts/dlinear/done.json").exists()
+
+
+def killed(arguments: list[str], moment: Callable[[], bool]) -> None:
+    """Run a job and kill -9 its driver at a moment."""
+    running = job(*arguments)
+    deadline = time.monotonic() + 280
+    while not moment():
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline, "the moment never came"
+        time.sleep(0.02)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+
+
+def test_a_run_killed_twice_goes_on_and_ends_as_if_never_stopped(
+    finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = [
+        "ray_jobs/pipeline.py", "--config", str(finished / "config.yaml"),
+        "--set", f"run_dir={run}", "--set", "stage1.checkpoint_seconds=0",
+    ]  # fmt: skip
+    killed(arguments, lambda: any(run.glob("experts/rocket/train/checkpoint_*/phase.json")))
+    killed(arguments, lambda: any(run.glob("gate/predictions/*.safetensors")))
+    assert not (run / "results.json").exists()
+    again = job(*arguments)
+    said, errors = again.communicate(timeout=280)
+    assert again.returncode == 0, errors
+    assert "rocket: done before, kept" in errors
+    assert said.splitlines()[-1] == f"results: {run / 'results.json'}"
+    ours, theirs = results_of(tmp_path), results_of(finished)
+    theirs["config"]["stage1"]["checkpoint_seconds"] = 0
+    assert without_times(ours) == without_times(theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("stage1.epoch=3", "unknown key 'stage1.epoch', did you mean 'epochs'?"),
+        ("experts.rocket.kernel=8", "unknown key 'experts.rocket.kernel', did you mean 'kernels'?"),
+        ("experts.dlinear.adaptation=head", "not one of: full"),
+        ("records=nowhere", "nowhere: no record store here"),
+        ("tasks=[flagg]", "unknown task 'flagg', did you mean 'flag'?"),
+        ("gate.space=nothing.yaml", "gate.space: no file"),
+        ("folds=90", "use fewer folds"),
+    ],
+)
+def test_a_mistake_is_told_with_what_is_allowed(finished: Path, change: str, told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        run_stages(finished / "config.yaml", [f"run_dir={finished / 'run'}", change], ["experts"])
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(finished: Path) -> None:
+    running = job("ray_jobs/pipeline.py", "--config", f"{finished}/config.yaml", "--set", "sead=1")
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 2
+    assert errors.startswith("error: ")
+    assert "did you mean 'seed'?" in errors
+    assert len(errors.splitlines()) == 1

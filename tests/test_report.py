@@ -1,0 +1,176 @@
+"""The report and the terminal table hold the numbers, say them plainly and need no network."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from enecg.evaluation.figures import metric_figure
+from enecg.evaluation.intervals import fold_summary
+from enecg.evaluation.paper import draw_ecg
+from enecg.evaluation.report import write_report
+from enecg.evaluation.table import results_table
+from enecg.evaluation.wording import best, number, summary, with_interval
+from enecg.tasks import TASKS, Task
+
+AGE, GENDER, RHYTHM = TASKS["age"], TASKS["gender"], TASKS["report_label"]
+SKILL = {"rocket": 0.9, "dlinear": 0.3, "uniform": 0.7, "ensemble": 1.0, "dummy": 0.0}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def predicted(task: Task, skill: float, n: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    if task.kind == "regression":
+        truth = rng.normal(50, 15, n)
+        return truth, (50 + skill * (truth - 50))[:, None]
+    truth = rng.integers(task.width, size=n)
+    odds = np.exp(rng.normal(size=(n, task.width)) + 4 * skill * np.eye(task.width)[truth])
+    return truth.astype(float), odds / odds.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    """What a small run's results.json holds."""
+    n = 120
+    where = (np.arange(n) % 3, np.arange(n).astype(str))
+    return {
+        "commit": None,
+        "started": "2026-01-02T03:04:05+00:00",
+        "hardware": {"cpus": 2, "processor": "Xeon <R>"},
+        "seconds": {"train_experts": 12.34},
+        "peak_memory_mb": {"train_experts": 900.0},
+        "config": {},
+        "tasks": {
+            task.name: {
+                "n": n,
+                "predictors": {
+                    name: fold_summary(task, *predicted(task, skill), *where, n_resamples=50)
+                    for name, skill in SKILL.items()
+                },
+            }
+            for task in (AGE, GENDER, RHYTHM)
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def html(results: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    tasks = [AGE, GENDER, RHYTHM]
+    write_report(
+        path,
+        results,
+        tasks,
+        out_of_sample={task.name: predicted(task, 1.0) for task in tasks},
+        gate_weights={"age": {"rocket": 0.8, "dlinear": 0.2}},
+        drawings={"Record 7 <script>": PNG},
+    )
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_report_holds_every_number(html: str, results: dict[str, Any]) -> None:
+    for outcome in results["tasks"].values():
+        for scores in outcome["predictors"].values():
+            for entry in scores.values():
+                mean, _, interval = with_interval(entry).partition(" ")
+                assert f">{mean}<small>{interval}</small>" in html
+    for fact in ("2026-01-02T03:04:05", "not a git checkout", "train experts 12.3", "120 labelled"):
+        assert fact in html
+
+
+def test_the_report_needs_nothing_from_outside(html: str) -> None:
+    outside = r"""(?:src|href)=["'](?!data:)|<script|<link|@import|url\(|https?://"""
+    assert re.findall(outside, html) == []
+    assert html.count("data:image/png;base64,") == 1
+    assert html.count("data:image/svg+xml;base64,") == 3 + 3 + 1  # metric, predictions, weights
+
+
+def test_names_are_escaped(html: str) -> None:
+    assert "Xeon &lt;R&gt;" in html and "Record 7 &lt;script&gt;" in html
+
+
+def test_the_report_stands_without_extras(results: dict[str, Any], tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", results, [AGE])
+    assert "<h2>age (years)</h2>" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def entry(mean: float) -> dict[str, Any]:
+    return {"mean": mean, "std": 0.1, "folds": [mean], "ci95": [mean - 0.5, mean + 0.5]}
+
+
+def test_the_sentence_states_the_numbers_either_way() -> None:
+    predictors = {"rocket": {"mae": entry(8.7)}, "dlinear": {"mae": entry(11.0)}}
+    worse = summary(AGE, {**predictors, "ensemble": {"mae": entry(8.9)}})
+    assert worse.startswith(
+        "The ensemble's MAE is 8.90 [8.40, 9.40] years; the best expert alone, rocket, has "
+        "8.70 [8.20, 9.20] years. The ensemble is worse by 0.200 years."
+    )
+    better = summary(AGE, {**predictors, "ensemble": {"mae": entry(8.5)}})
+    assert "The ensemble is better by 0.200 years." in better
+    higher = summary(GENDER, {"rocket": {"auroc": entry(0.8)}, "ensemble": {"auroc": entry(0.9)}})
+    assert "AUROC" in higher and "better by 0.100" in higher
+    assert "is the same." in summary(AGE, {**predictors, "ensemble": {"mae": entry(8.7)}})
+    assert "by less than 0.001 years" in summary(
+        AGE, {**predictors, "ensemble": {"mae": entry(8.7001)}}
+    )
+    assert "not available" in summary(AGE, {"rocket": {}, "ensemble": {}})
+
+
+def test_the_best_is_lowest_or_highest_by_metric() -> None:
+    predictors = {"a": {"mae": entry(1.0), "r2": entry(0.1)}, "b": {"mae": entry(2.0)}}
+    predictors["c"] = {"r2": entry(0.7)}
+    assert best("mae", predictors) == "a" and best("r2", predictors) == "c"
+    assert best("f1", predictors) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.91234, "0.912"), (1.0, "1.000"), (8.7, "8.70"), (57.04, "57.0"), (19401.4, "19401")],
+)
+def test_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_the_table_is_readable_at_100_columns(results: dict[str, Any]) -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(results_table(results, [AGE, GENDER, RHYTHM]))
+    text = console.export_text()
+    assert "…" not in text and max(map(len, text.splitlines())) <= 100
+    for name, task, metric in (("rocket", "age", "mae"), ("ensemble", "report_label", "f1")):
+        assert with_interval(results["tasks"][task]["predictors"][name][metric]) in text
+    ensemble = with_interval(results["tasks"]["age"]["predictors"]["ensemble"]["mae"])
+    assert f"{ensemble}*" in text
+
+
+def test_figures_have_the_same_bytes_every_time(results: dict[str, Any]) -> None:
+    predictors = results["tasks"]["age"]["predictors"]
+    assert metric_figure(AGE, predictors) == metric_figure(AGE, predictors)
+
+
+def test_an_ecg_is_drawn_to_scale_and_a_missing_lead_is_named(tmp_path: Path) -> None:
+    x_LT = np.zeros((12, 5000), dtype=np.float32)
+    x_LT[1, 2500] = 1.0  # 1 mV in lead II at 5 s
+    x_LT[8] = np.nan
+    axes = Figure().add_subplot()
+    draw_ecg(x_LT, axes, "Record 7")
+    texts = [text.get_text() for text in axes.texts]
+    assert "V3 (missing)" in texts and "Record 7" in texts and texts.count("II") == 2
+    strips = [line for line in axes.lines if len(line.get_xdata()) > 10]
+    assert len(strips) == 12  # eleven leads and the rhythm strip
+    rhythm = strips[-1].get_xydata()
+    assert np.ptp(rhythm[:, 1]) == pytest.approx(10.0)  # mm
+    assert rhythm[2500, 0] - rhythm[0, 0] == pytest.approx(125.0)  # mm
+    draw_ecg(x_LT, tmp_path / "ecg.png")
+    assert (tmp_path / "ecg.png").read_bytes().startswith(PNG)
+
+
+def test_only_a_whole_ecg_is_drawn() -> None:
+    with pytest.raises(ValueError, match="not"):
+        draw_ecg(np.zeros((12, 100)), Path("never-written.png"))

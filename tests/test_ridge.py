@@ -1,0 +1,73 @@
+"""The linear head against scikit-learn, and its calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from problems import AGE, GENDER
+from sklearn.linear_model import LogisticRegression, Ridge
+
+from enecg.stage1.ridge import calibrate, fit_ridge, ridge_path
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
+def test_solutions_equal_scikit_learns(shape: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=shape) + 3, random.normal(size=(shape[0], 2))
+    alphas = torch.tensor([0.5, 20.0], dtype=torch.float64)
+    path = ridge_path(torch.from_numpy(x), torch.from_numpy(y), alphas)
+    for alpha, (coef_DC, intercept_C) in zip(alphas.tolist(), path, strict=True):
+        known = Ridge(alpha=alpha).fit(x, y)
+        np.testing.assert_allclose(coef_DC.T.numpy(), known.coef_, atol=1e-9)
+        np.testing.assert_allclose(intercept_C.numpy(), known.intercept_, atol=1e-9)
+
+
+def test_calibration_finds_the_slope_that_logistic_regression_finds() -> None:
+    random = np.random.default_rng(1)
+    score = random.normal(size=4000)
+    labels = (random.random(4000) < 1 / (1 + np.exp(-(1.5 * score + 0.4)))).astype(int)
+    slope, bias_C = calibrate(np.stack([-score / 2, score / 2], axis=1), labels)
+    known = LogisticRegression(C=1e6).fit(score[:, None], labels)
+    assert slope == pytest.approx(known.coef_[0, 0], abs=0.01)
+    assert bias_C[1] - bias_C[0] == pytest.approx(known.intercept_[0], abs=0.01)
+
+
+def test_a_class_without_records_gets_a_finite_small_probability() -> None:
+    _, bias_C = calibrate(np.zeros((30, 3)), np.array([0] * 20 + [1] * 10))
+    assert np.isfinite(bias_C).all()
+    assert bias_C[2] < bias_C.min() + 1e-9
+
+
+def test_a_head_answers_in_the_tasks_unit_and_with_probabilities() -> None:
+    random = np.random.default_rng(2)
+    f_RD = torch.from_numpy(random.normal(size=(200, 8))).float()
+    part_R = torch.from_numpy(random.integers(0, 5, 200))
+    age_R = 50 + 10 * f_RD[:, 0]
+    head = fit_ridge(f_RD, age_R, part_R, AGE)
+    assert (head.answer(head(f_RD))[:, 0] - age_R).abs().mean() < 1
+    gender_R = (f_RD[:, 1] > 0).float()
+    head = fit_ridge(f_RD, gender_R, part_R, GENDER)
+    probabilities = head.answer(head(f_RD)).detach()
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(200))
+    assert (probabilities.argmax(1) == gender_R).float().mean() > 0.9
+
+
+def test_constant_features_do_no_harm() -> None:
+    f_RD = torch.ones(60, 3)
+    f_RD[:, 0] = torch.arange(60.0)
+    head = fit_ridge(f_RD, f_RD[:, 0] + 20, torch.arange(60) % 5, AGE)
+    assert torch.isfinite(head.answer(head(f_RD))).all()
+
+
+def test_a_feature_that_was_constant_but_once_cannot_carry_a_prediction_away() -> None:
+    random = np.random.default_rng(5)
+    f_RD = torch.from_numpy(random.normal(size=(200, 20))).float()
+    f_RD[:, 7] = 0
+    f_RD[3, 7] = 1e-3
+    age_R = 50 + 10 * f_RD[:, 0]
+    head = fit_ridge(f_RD, age_R, torch.arange(200) % 5, AGE)
+    new = f_RD[:1].clone()
+    new[0, 7] = 10.0
+    moved = head.answer(head(new)) - head.answer(head(f_RD[:1]))
+    assert abs(float(moved)) < 10

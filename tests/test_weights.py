@@ -1,0 +1,147 @@
+"""Weight files are read without running anything that is in them."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from enecg.errors import UserError
+from enecg.experts import weights
+
+STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.zeros(2)}
+
+
+class Calls:
+    """Pickles as a call of any function: what a malicious file does."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        """Ask the reader to call the function."""
+        return self.call
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("how", ["os.system", "builtins.exec", "builtins.eval", "os.mkdir"])
+def test_a_malicious_pickle_is_not_executed(tmp_path: Path, how: str, legacy: bool) -> None:
+    trace = tmp_path / "executed"
+    code = f"__import__('os').mkdir({str(trace)!r})"
+    payload = {
+        "os.system": Calls(os.system, f"mkdir {trace}"),
+        "builtins.exec": Calls(exec, code),
+        "builtins.eval": Calls(eval, code),
+        "os.mkdir": Calls(os.mkdir, str(trace)),
+    }[how]
+    path = tmp_path / "evil.pt"
+    content = {"state_dict": STATE, "cfg": payload}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    if legacy or how.startswith("os."):
+        with pytest.raises(
+            UserError, match=r"evil\.pt: refused: its pickle asks for .*which is not"
+        ):
+            weights.read(path)
+    else:
+        assert isinstance(weights.read(path)["cfg"], weights.Inert)
+    assert not trace.exists()
+
+
+def test_a_bare_malicious_pickle_is_refused(tmp_path: Path) -> None:
+    trace, path = tmp_path / "executed", tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps(Calls(os.mkdir, str(trace)), protocol=2))
+    with pytest.raises(UserError, match=r"asks for posix\.mkdir, which is not data"):
+        weights.read(path)
+    assert not trace.exists()
+
+
+def test_other_classes_are_inert_and_tensors_come_through(tmp_path: Path) -> None:
+    path = tmp_path / "fairseq_like.pt"
+    settings = argparse.Namespace(layers=12, path=Path("somewhere"))
+    content = {"cfg": settings, "model": collections.OrderedDict(STATE), "epoch": 3, "n": [1, "a"]}
+    torch.save(content, path)
+    read = weights.read(path)
+    assert isinstance(read["cfg"], weights.Inert)
+    assert read["cfg"].stands_for == "argparse.Namespace"
+    assert (read["epoch"], read["n"]) == (3, [1, "a"])
+    tensors = weights.tensors_of(read, path)
+    assert all(torch.equal(tensors[key], STATE[key]) for key in STATE)
+
+
+def test_fairseqs_own_layout_is_read() -> None:
+    folder = os.environ.get("ENECG_GOLDEN_DIR")
+    if not folder:
+        pytest.skip("ENECG_GOLDEN_DIR is not set: no golden vectors to compare with")
+    path = Path(folder) / "ecg-fm" / "checkpoint.pt"
+    tensors = weights.tensors_of(weights.read(path), path)
+    assert len(tensors) > 20
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".bin"])
+@pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
+def test_a_state_dict_is_found(tmp_path: Path, suffix: str, wrap: str | None) -> None:
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(STATE, path)
+    else:
+        torch.save({wrap: STATE} if wrap else STATE, path)
+    tensors = weights.tensors_of(weights.read(path), path)
+    assert all(torch.equal(tensors[key], STATE[key]) for key in STATE)
+    module = nn.Linear(3, 2)
+    weights.assign(module, tensors, path)
+    assert torch.equal(module.weight, STATE["weight"])
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_listed(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    before = module[0].weight.clone()
+    tensors = {"0.weight": torch.ones(2, 4), "0.bais": torch.ones(2), "1.bias": torch.ones(2)}
+    with pytest.raises(UserError) as raised:
+        weights.assign(module, tensors, "x.pt")
+    assert str(raised.value) == (
+        "weights x.pt: tensors missing 0.bias, 1.weight; unexpected 0.bais; "
+        "of another shape 0.weight (2, 4) instead of (2, 3), did you mean '0.bais'?"
+    )
+    assert torch.equal(module[0].weight, before)
+
+
+def test_a_long_list_is_cut() -> None:
+    tensors = {f"layer{i:03}": torch.ones(1) for i in range(30)}
+    with pytest.raises(UserError, match=r"layer011 and 18 more$"):
+        weights.assign(nn.Identity(), tensors, "x.pt")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x02.", b"PK\x03\x04 nor a zip"])
+def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        weights.read(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "weights_only" not in str(raised.value)
+
+
+def test_a_cut_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut.pt"
+    torch.save({"weight": torch.randn(1000)}, path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UserError, match="damaged, or not written"):
+        weights.read(path)
+
+
+def test_no_file_and_no_state_dict(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        weights.read(tmp_path / "none.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="no state dict"):
+        weights.tensors_of(weights.read(tmp_path / "list.pt"), tmp_path / "list.pt")

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import DLINEAR, SETTINGS, adapted_expert, randomised, signals
-from problems import AGE, GENDER, RHYTHM
 from safetensors.torch import load_file
 
 from enecg import experts
@@ -23,6 +21,8 @@ from enecg.stage1.adapted import (
 )
 from enecg.stage1.heads import Head
 from enecg.tasks import Task
+from models import DLINEAR, SETTINGS, adapted_expert, randomised, signals
+from problems import AGE, GENDER, RHYTHM
 
 
 def inputs_of(name: str, n: int = 3) -> torch.Tensor:

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from problems import AGE, GENDER, join_process_group, settings, small_problem
 
 from enecg import experts
 from enecg.nested import Fit
@@ -28,6 +27,7 @@ from enecg.stage1.feeding import Feed
 from enecg.stage1.fitting import fit_units
 from enecg.stage1.units import build_unit
 from enecg.stage1.worker import _windows
+from problems import AGE, GENDER, join_process_group, settings, small_problem
 
 
 class _Shard:

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import ROCKET, adapted_expert, bundle, signals
-from problems import AGE, GENDER, RHYTHM
 from safetensors.torch import load_file
 
 from enecg import experts
@@ -22,6 +20,8 @@ from enecg.config import ExpertSettings
 from enecg.errors import UserError
 from enecg.predict import rows_of
 from enecg.tasks import Task, task_from
+from models import ROCKET, adapted_expert, bundle, signals
+from problems import AGE, GENDER, RHYTHM
 
 CPU = torch.device("cpu")
 OWN_TASK = task_from(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import AGE, GENDER, Problem, adapt, join_process_group, settings, small_problem
 
 from enecg.errors import JobFailed
 from enecg.nested import Fit
@@ -18,6 +17,7 @@ from enecg.stage1.fitting import Progress, fit_units
 from enecg.stage1.train import Outcome, Session
 from enecg.stage1.units import Unit, build_unit
 from enecg.tasks import Task
+from problems import AGE, GENDER, Problem, adapt, join_process_group, settings, small_problem
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,12 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
-from problems import AGE, GENDER, RHYTHM
 from scipy.optimize import minimize
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
 from enecg.gate.combine import dummy, greedy_selection, mix, stacking_weights, uniform
 from enecg.tasks import Task
+from problems import AGE, GENDER, RHYTHM
 
 
 def library(task: Task, n_candidates: int = 5, n: int = 200) -> tuple[list[np.ndarray], np.ndarray]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import AGE, RHYTHM
 
 from enecg.gate.network import Gates, gate_view, train_gates
 from enecg.gate.space import GateChoice
 from enecg.signals import LEADS
 from enecg.tasks import Task
+from problems import AGE, RHYTHM
 
 EXPERTS = ["a", "b", "c"]
 

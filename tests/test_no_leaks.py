@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import Problem, join_process_group, settings, small_problem
 
 from enecg import experts
 from enecg.config import ExpertSettings
@@ -27,6 +26,7 @@ from enecg.signals import LEADS
 from enecg.stage1.adapted import AdaptedExpert, save_outputs
 from enecg.stage1.feeding import Feed
 from enecg.stage1.train import Outcome, Session, adapt_heads, train_backbones
+from problems import Problem, join_process_group, settings, small_problem
 
 SCRATCH = ExpertSettings.model_validate({"adaptation": "full", "kernel": 25, "pred_len": 2})
 CHOICES = [

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from records_helpers import some_signal, write_record
 
 from enecg.errors import JobFailed, UserError
 from enecg.files import sha256_of_file
@@ -22,6 +21,7 @@ from enecg.records import convert as convert_module
 from enecg.records import finish as finish_module
 from enecg.records.convert import convert
 from enecg.records.relabel import relabel
+from records_helpers import some_signal, write_record
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -10,12 +10,12 @@ import wfdb
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from records_helpers import some_signal, write_record
 
 from enecg.records.canonical import canonical
 from enecg.records.rr import rr_interval_ms
 from enecg.records.wfdb_record import Rejected, read
 from enecg.signals import LEADS, MISSING, N_SAMPLES, quantise, resample, to_millivolts
+from records_helpers import some_signal, write_record
 
 
 def millivolts(record):

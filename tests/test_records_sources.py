@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from records_helpers import some_signal, write_record
 
 from enecg.errors import UserError
 from enecg.records import sources
 from enecg.records.labels import checked, statistics
 from enecg.records.sources.ptb_xl import rhythm_of
 from enecg.tasks import TASKS
+from records_helpers import some_signal, write_record
 
 HEADER = "ecg_id,patient_id,age,sex,scp_codes,strat_fold,filename_lr,filename_hr\n"
 

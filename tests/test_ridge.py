@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from problems import AGE, GENDER
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from enecg.stage1.ridge import calibrate, fit_ridge, ridge_path
+from problems import AGE, GENDER
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])

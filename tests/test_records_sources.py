@@ -10,6 +10,7 @@ import pytest
 
 from enecg.errors import UserError
 from enecg.records import sources
+from enecg.records.corpus import Corpus
 from enecg.records.labels import checked, statistics
 from enecg.records.sources.ptb_xl import rhythm_of
 from enecg.tasks import TASKS
@@ -20,7 +21,7 @@ HEADER = "ecg_id,patient_id,age,sex,scp_codes,strat_fold,filename_lr,filename_hr
 
 def ptb_xl(folder: Path, *rows: str) -> sources.Listing:
     (folder / "ptbxl_database.csv").write_text(HEADER + "\n".join(rows) + "\n", encoding="utf-8")
-    return sources.get("ptb-xl").list_records(folder, None)
+    return sources.get("ptb-xl").list_records(Corpus.at(folder), None)
 
 
 def test_an_unknown_source_is_told_with_the_nearest() -> None:
@@ -76,10 +77,10 @@ def test_ptb_xl_rows_that_make_no_sense_are_named(tmp_path: Path, row: str, told
 
 def test_ptb_xl_without_its_table_or_a_column(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ptbxl_database\.csv: no such file"):
-        sources.get("ptb-xl").list_records(tmp_path, None)
+        sources.get("ptb-xl").list_records(Corpus.at(tmp_path), None)
     (tmp_path / "ptbxl_database.csv").write_text("ecg_id,age\n1,2\n")
     with pytest.raises(UserError, match="no column patient_id, sex"):
-        sources.get("ptb-xl").list_records(tmp_path, None)
+        sources.get("ptb-xl").list_records(Corpus.at(tmp_path), None)
 
 
 def folder_with(tmp_path: Path, *names: str) -> Path:
@@ -94,7 +95,7 @@ def test_headers_at_any_depth_with_labels_by_stem(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, "b/0002", "a/x/0003", "0001")
     labels = tmp_path / "labels.csv"
     labels.write_text("record_id,subject_id,age,ward\n0002,09,61,x\n0001,,,y\n0009,1,2,z\n")
-    listing = sources.get("wfdb").list_records(folder, labels)
+    listing = sources.get("wfdb").list_records(Corpus.at(folder), labels)
     assert listing.table["path"].tolist() == ["0001", "a/x/0003", "b/0002"]
     assert listing.table["record_id"].tolist() == ["0001", "0003", "0002"]
     assert listing.table["subject_id"].tolist() == ["0001", "0003", "09"]
@@ -118,11 +119,13 @@ def test_labels_that_make_no_sense(tmp_path: Path, text: str, told: str) -> None
     labels = tmp_path / "labels.csv"
     labels.write_text(text)
     with pytest.raises(UserError, match=told):
-        sources.get("wfdb").list_records(folder_with(tmp_path, "0001"), labels)
+        sources.get("wfdb").list_records(Corpus.at(folder_with(tmp_path, "0001")), labels)
 
 
 def test_segments_belong_to_their_record(real_ecgs: Path) -> None:
-    listing = sources.get("wfdb").list_records(real_ecgs / "edge" / "multiseg_041s", None)
+    listing = sources.get("wfdb").list_records(
+        Corpus.at(real_ecgs / "edge" / "multiseg_041s"), None
+    )
     assert listing.table["record_id"].tolist() == ["041s"]
 
 

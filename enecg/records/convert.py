@@ -17,6 +17,7 @@ from enecg.errors import JobFailed, UserError, one_line
 from enecg.files import fingerprint, read_json, write_json
 from enecg.progress import counting, say
 from enecg.records import sources
+from enecg.records.corpus import Corpus
 from enecg.records.finish import finish, remove_half_written
 from enecg.records.shard_task import convert_shard, is_done
 from enecg.records.store import DESCRIPTION, INDEX, REJECTED, UNFINISHED, RecordStore, shard_name
@@ -74,9 +75,10 @@ def convert(
         store is complete.
     """
     layout = sources.get(source)
-    folder, output = Path(folder), Path(output)
-    _check_arguments(folder, workers, limit, max_rejected)
-    listing = layout.list_records(folder.resolve(), labels)
+    output = Path(output)
+    _check_arguments(workers, limit, max_rejected)
+    corpus = Corpus.at(folder)
+    listing = layout.list_records(corpus, labels)
     for note in listing.notes:
         say(note)
     if limit is not None:
@@ -85,7 +87,7 @@ def convert(
         raise UserError(f"{folder}: no records found (looked for what {layout.name!r} means)")
     arguments = {
         "source": source,
-        "input": str(folder.resolve()),
+        "input": corpus.uri,
         "limit": limit,
         "seed": seed,
         "listing": _listing_fingerprint(listing.table),
@@ -95,7 +97,7 @@ def convert(
     _prepare(output, arguments, overwrite)
     repeated = listing.table["record_id"].duplicated()
     shards = _shards(listing.table[~repeated], seed)
-    _run(output.resolve(), folder.resolve(), shards, layout.measures_rr, workers)
+    _run(output.resolve(), corpus.path, shards, layout.measures_rr, workers)
     origin = {"source": source, "seed": seed, "limit": limit}
     finish(output, len(shards), listing, layout.measures_rr, origin)
     store = RecordStore.open(output)
@@ -110,11 +112,7 @@ def convert(
     return store
 
 
-def _check_arguments(
-    folder: Path, workers: int | None, limit: int | None, max_rejected: float
-) -> None:
-    if not folder.is_dir():
-        raise UserError(f"--input {folder}: no such folder")
+def _check_arguments(workers: int | None, limit: int | None, max_rejected: float) -> None:
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1")
     if limit is not None and limit < 1:

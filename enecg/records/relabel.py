@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from enecg.errors import UserError
 from enecg.files import sha256_of_file, write_json
 from enecg.records import sources
+from enecg.records.corpus import Corpus
 from enecg.records.finish import index_table
 from enecg.records.store import DESCRIPTION, INDEX, RecordStore, write_table
 
@@ -38,9 +39,7 @@ def relabel(source: str, folder: Path, output: Path, labels: Path | None = None)
         raise UserError(
             f"--source {source}: {output} was made with --source {store.description['source']}"
         )
-    if not Path(folder).is_dir():
-        raise UserError(f"--input {folder}: no such folder")
-    listing = layout.list_records(Path(folder).resolve(), labels)
+    listing = layout.list_records(Corpus.at(folder), labels)
     table = listing.table.drop_duplicates("record_id").set_index("record_id")
     gone = ~store.index["record_id"].isin(table.index)
     if gone.any():

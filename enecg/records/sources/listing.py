@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from enecg.errors import UserError
+from enecg.records.corpus import Corpus
+from enecg.storage import Place, open_file
 from enecg.tasks import TASKS
 
 KEYS = ("record_id", "subject_id", "path")
@@ -53,29 +54,29 @@ class Source:
     summary : str
         One line for ``--help``.
     list_records : callable
-        ``(input folder, labels file or None)`` → `Listing`; raises UserError.
+        ``(corpus, labels file or None)`` → `Listing`; raises UserError.
     measures_rr : bool
         Whether ``rr_interval`` is measured in the signals, because the corpus has no such label.
     """
 
     name: str
     summary: str
-    list_records: Callable[[Path, Path | None], Listing]
+    list_records: Callable[[Corpus, Place | None], Listing]
     measures_rr: bool = False
 
 
-def read_csv(path: Path, required: Iterable[str], text: Iterable[str]) -> pd.DataFrame:
-    """Read a CSV table with the columns ``required``; those in ``text`` stay as written.
+def read_csv(path: Place, required: Iterable[str], text: Iterable[str]) -> pd.DataFrame:
+    """Read a CSV table, at a path or URI, with the columns ``required``; those in ``text`` stay
+    as written.
 
     Raises
     ------
     UserError
         No such file, no CSV, or a column is missing.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(text, str), low_memory=False)
+        with open_file(path) as file:
+            table = pd.read_csv(file, dtype=dict.fromkeys(text, str), low_memory=False)
     except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
         raise UserError(f"{path}: not a CSV table in UTF-8: {error}") from error
     missing = [name for name in required if name not in table.columns]
@@ -86,7 +87,7 @@ def read_csv(path: Path, required: Iterable[str], text: Iterable[str]) -> pd.Dat
     return table
 
 
-def listing_from(table: pd.DataFrame, origin: Path, notes: Iterable[str] = ()) -> Listing:
+def listing_from(table: pd.DataFrame, origin: Place, notes: Iterable[str] = ()) -> Listing:
     """Split a table's columns into keys, labels and metadata.
 
     Raises

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pandas as pd
 
 from enecg.errors import UserError
+from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import Listing, Source, listing_from, read_csv
+from enecg.storage import Place
 
 TABLE = "ptbxl_database.csv"
 RHYTHMS = (
@@ -19,15 +20,15 @@ RHYTHMS = (
 _USED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "filename_lr", "filename_hr")
 
 
-def list_records(folder: Path, labels: Path | None) -> Listing:
+def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     """List PTB-XL's records.
 
     Parameters
     ----------
-    folder : Path
+    corpus : Corpus
         Holds ``ptbxl_database.csv`` and ``records500/`` or ``records100/`` or both; a record's
         500 Hz file is taken where it is there.
-    labels : Path or None
+    labels : path or URI, or None
         Another table of the same form to use instead, such as a subset.
 
     Raises
@@ -35,8 +36,9 @@ def list_records(folder: Path, labels: Path | None) -> Listing:
     UserError
         The table is not there, lacks a column, or a row cannot be read.
     """
-    path = labels or folder / TABLE
+    path = labels or corpus.uri_of(TABLE)
     table = read_csv(path, _USED, text=("ecg_id",))
+    headers = set(corpus.names_ending(".hea"))
     rhythm, gender, subjects, paths = [], [], [], []
     for row in table[list(_USED)].to_dict("records"):
         where = f"{path}, ecg_id {row['ecg_id']}"
@@ -46,7 +48,7 @@ def list_records(folder: Path, labels: Path | None) -> Listing:
         slow, fast = row["filename_lr"], row["filename_hr"]
         if not (isinstance(slow, str) and isinstance(fast, str)):
             raise UserError(f"{where}: filename_lr and filename_hr must name a file")
-        only_slow = not (folder / f"{fast}.hea").is_file() and (folder / f"{slow}.hea").is_file()
+        only_slow = f"{fast}.hea" not in headers and f"{slow}.hea" in headers
         paths.append(slow if only_slow else fast)
     listed = table.drop(columns=list(_USED))
     listed = listed.assign(

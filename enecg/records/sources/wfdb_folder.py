@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections import defaultdict
 
 import pandas as pd
 
 from enecg.errors import UserError
+from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import Listing, Source, listing_from, read_csv
+from enecg.storage import Place
+
+_HEADER_BYTES = 1 << 20  # more than any header that names segments has
 
 
-def list_records(folder: Path, labels: Path | None) -> Listing:
+def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     """List every WFDB header in a folder, at any depth, in the order of their paths.
 
     Parameters
     ----------
-    folder : Path
+    corpus : Corpus
         Where to look. Headers that are segments of a multi-segment record beside them are part
         of that record, not records of their own.
-    labels : Path or None
+    labels : path or URI, or None
         A CSV table with the column ``record_id`` (a header's name without ``.hea``), perhaps
         ``subject_id``, and label and metadata columns. A record without a row has no labels.
 
@@ -28,12 +31,12 @@ def list_records(folder: Path, labels: Path | None) -> Listing:
     UserError
         The table is not there, lacks ``record_id``, or has a row twice.
     """
-    paths = sorted(_headers(folder))
+    paths = sorted(_headers(corpus))
     listed = pd.DataFrame(
         {"record_id": [path.rpartition("/")[2] for path in paths], "path": paths}, dtype=object
     )
     if labels is None:
-        return listing_from(listed.assign(subject_id=listed["record_id"]), folder)
+        return listing_from(listed.assign(subject_id=listed["record_id"]), corpus.uri)
     table = read_csv(labels, ["record_id"], text=("record_id", "subject_id"))
     if "path" in table:
         raise UserError(f"{labels}: column 'path' has a name that the record store fills itself")
@@ -48,12 +51,12 @@ def list_records(folder: Path, labels: Path | None) -> Listing:
     without_row = int((~listed["record_id"].isin(table["record_id"])).sum())
     if len(table) and without_record == len(table) and len(listed):
         raise UserError(
-            f"{labels}: no record_id is the name of a header in {folder}; the table has "
+            f"{labels}: no record_id is the name of a header in {corpus.uri}; the table has "
             f"{table['record_id'].iloc[0]!r}, the folder {listed['record_id'].iloc[0]!r}"
         )
     notes = []
     if without_record:
-        notes.append(f"{labels}: {without_record:,} rows name no record in {folder}")
+        notes.append(f"{labels}: {without_record:,} rows name no record in {corpus.uri}")
     if without_row:
         notes.append(f"{labels}: {without_row:,} records have no row, so no labels")
     listed = listed.merge(table, on="record_id", how="left", sort=False)
@@ -63,30 +66,29 @@ def list_records(folder: Path, labels: Path | None) -> Listing:
     )
 
 
-def _headers(folder: Path) -> list[str]:
-    """Return all headers, without ``.hea``, relative to the folder, with ``/`` between parts."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        stems = {name[:-4] for name in files if name.endswith(".hea") and not name.startswith(".")}
-        # Only a folder with several headers can hold a record with segments.
-        if len(stems) > 1:
-            stems -= {part for stem in stems for part in _segments(Path(parent, f"{stem}.hea"))}
-        found += [Path(parent, stem).relative_to(folder).as_posix() for stem in stems]
-    return found
+def _headers(corpus: Corpus) -> list[str]:
+    """Return the name of every header, without ``.hea``, that is no other record's segment."""
+    stems = [name.removesuffix(".hea") for name in corpus.names_ending(".hea")]
+    beside: dict[str, list[str]] = defaultdict(list)
+    for stem in stems:
+        beside[stem.rpartition("/")[0]].append(stem)
+    # Only a folder with several headers can hold a record with segments.
+    several = [f"{stem}.hea" for stems in beside.values() if len(stems) > 1 for stem in stems]
+    parts = {
+        f"{name.rpartition('/')[0]}/{part}".lstrip("/")
+        for name, content in corpus.read_heads(several, _HEADER_BYTES)
+        for part in _segments(content)
+    }
+    return [stem for stem in stems if stem not in parts]
 
 
-def _segments(header: Path) -> set[str]:
+def _segments(header: bytes) -> set[str]:
     """Return the segments a multi-segment header names; none for an ordinary or broken one."""
-    try:
-        with open(header, encoding="utf-8", errors="replace") as lines:
-            content = (line for line in lines if line.strip() and not line.startswith("#"))
-            first = next(content, "").split()
-            if not first or "/" not in first[0]:
-                return set()
-            return {line.split()[0] for line in content}
-    except OSError:
+    lines = header.decode("utf-8", "replace").splitlines()
+    content = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    if not content or "/" not in content[0][0]:
         return set()
+    return {words[0] for words in content[1:]}
 
 
 SOURCE = Source(

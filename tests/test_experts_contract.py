@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
+import peft
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from enecg import experts
 from enecg.errors import UserError
 from enecg.experts.contract import Expert
+from enecg.experts.corpora import CORPORA
 from tests.expert_signals import ecg_like
-
-SMALL: dict[str, dict[str, object]] = {}
-"""Options that make a large backbone small enough to test; none for the small ones."""
+from tests.small_experts import SMALL
 
 OPTIONAL_PACKAGES = ("momentfm", "transformers", "peft")
 
 
 @pytest.fixture(scope="module", params=experts.names())
-def expert(request: pytest.FixtureRequest) -> Iterator[Expert]:
-    """Every expert in turn."""
-    try:
-        yield experts.load(request.param, **SMALL.get(request.param, {}))
-    except ImportError as missing:
-        pytest.skip(str(missing))
+def expert(request: pytest.FixtureRequest) -> Expert:
+    """Every expert in turn, at a size for tests."""
+    return experts.load(request.param, **SMALL.get(request.param, {}))
+
+
+trainable = pytest.mark.parametrize(
+    "expert", [name for name in experts.names() if name != "rocket"], indirect=True
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,11 @@ def test_the_spec_is_complete(expert: Expert) -> None:
     assert all((spec.leads, spec.units, spec.normalisation, spec.licence))
     assert spec.parameters == sum(p.numel() for p in expert.parameters())
     assert set() < set(spec.adaptations) <= set(experts.ADAPTATIONS)
+    assert set(spec.pretraining_corpora) <= set(CORPORA)
+    assert ("lora" in spec.adaptations) == bool(spec.lora_targets) == (spec.parameters > 0)
+    assert ("full" in spec.adaptations) == (spec.parameters > 0)
     assert not spec.uses_r_peaks
+    assert expert.weight_files == {}
     hash(spec)
 
 
@@ -162,16 +168,76 @@ def test_signals_of_another_shape_are_refused(expert: Expert, shape: tuple[int, 
         expert.prepare(torch.zeros(shape))
 
 
-def test_unfrozen_experts_get_gradients_in_every_parameter(expert: Expert, x_BLT: Tensor) -> None:
-    if "full" not in expert.spec.adaptations:
-        pytest.skip(f"{expert.name} has nothing to train")
+@trainable
+def test_full_training_reaches_and_moves_every_parameter(expert: Expert, x_BLT: Tensor) -> None:
+    copy = experts.load(expert.name, **expert.options).train()
+    before = {name: p.detach().clone() for name, p in copy.named_parameters() if p.requires_grad}
     with torch.no_grad():
-        prepared = expert.prepare(x_BLT)
-    expert.embed(prepared).square().sum().backward()
-    for parameter in expert.parameters():
-        assert parameter.grad is not None
-        assert torch.isfinite(parameter.grad).all()
-        parameter.grad = None
+        prepared = copy.prepare(x_BLT)
+    f_BD = copy.embed(prepared)
+    (f_BD * torch.linspace(-1, 1, f_BD.shape[1])).square().sum().backward()
+    for name, parameter in copy.named_parameters():
+        assert name not in before or torch.isfinite(parameter.grad).all(), name
+    torch.optim.AdamW(copy.parameters(), lr=0.01).step()
+    for name, parameter in copy.named_parameters():
+        assert torch.equal(parameter, before.get(name, parameter)) == (name not in before), name
+    assert torch.isfinite(features(copy.eval(), x_BLT)).all()
+
+
+def with_lora(expert: Expert, seed: int = 0) -> tuple[Expert, set[str]]:
+    """Return a copy with LoRA of rank 2 in it, no part of it zero, and the base weights' names."""
+    adapted = experts.load(expert.name, **expert.options)
+    adapted.load_state_dict(expert.state_dict())
+    targets = list(expert.spec.lora_targets)
+    settings = peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+    torch.manual_seed(seed)
+    peft.inject_adapter_in_model(settings, adapted)
+    for target in targets:
+        assert any(name.endswith(f"{target}.lora_A") for name, _ in adapted.named_modules())
+    return adapted.eval(), {n for n, _ in adapted.named_parameters() if "lora_" not in n}
+
+
+@trainable
+def test_lora_trains_itself_alone_and_all_of_itself(expert: Expert, x_BLT: Tensor) -> None:
+    adapted, base = with_lora(expert)
+    with torch.no_grad():
+        prepared = adapted.prepare(x_BLT)
+    before = {name: p.detach().clone() for name, p in adapted.named_parameters()}
+    assert {n for n, p in adapted.named_parameters() if not p.requires_grad} == base
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(trained, lr=1.0)
+    f_BD = adapted.embed(prepared)
+    assert not torch.allclose(f_BD, features(expert, x_BLT))
+    (f_BD * torch.linspace(-1, 1, f_BD.shape[1])).sum().backward()
+    for name, parameter in adapted.named_parameters():
+        assert name in base or parameter.grad.abs().max() > 0, name
+        parameter.grad = None if name in base else parameter.grad.sign()
+    optimiser.step()
+    for name, parameter in adapted.named_parameters():
+        assert torch.equal(parameter, before[name]) == (name in base), name
+
+
+@trainable
+def test_lora_can_be_merged_and_taken_out_again(expert: Expert, x_BLT: Tensor) -> None:
+    adapted, _ = with_lora(expert)
+    apart_BD = features(adapted, x_BLT)
+    layers = [m for m in adapted.modules() if isinstance(m, BaseTunerLayer)]
+    for layer in layers:
+        layer.merge()
+    merged_BD = features(adapted, x_BLT)
+    for layer in layers:
+        layer.unmerge()
+    close = {"rtol": 1e-4, "atol": 1e-5 * float(apart_BD.abs().max())}
+    torch.testing.assert_close(merged_BD, apart_BD, **close)
+    torch.testing.assert_close(features(adapted, x_BLT), apart_BD, **close)
+
+
+def test_preparation_that_belongs_on_cpus_needs_no_tensors(expert: Expert, x_BLT: Tensor) -> None:
+    assert expert.prepares_on in ("device", "cpu")
+    if expert.prepares_on == "cpu":
+        with torch.device("meta"):
+            without_tensors = experts.load(expert.name, **expert.options)
+        assert torch.equal(without_tensors.prepare(x_BLT), expert.prepare(x_BLT))
 
 
 def test_an_unknown_option_is_named(expert: Expert) -> None:
@@ -201,7 +267,9 @@ def test_an_adaptation_without_the_weights_it_needs_is_refused() -> None:
     rocket, dlinear = experts.load("rocket").spec, experts.load("dlinear").spec
     experts.check_adaptation(rocket, "head", has_weights=False)
     experts.check_adaptation(dlinear, "full", has_weights=False)
+    experts.check_adaptation(dlinear, "lora", has_weights=True)
     with pytest.raises(UserError, match="one of: head"):
         experts.check_adaptation(rocket, "full", has_weights=False)
-    with pytest.raises(UserError, match="one of: full"):
-        experts.check_adaptation(dlinear, "head", has_weights=True)
+    for adaptation in ("head", "head_lora", "lora"):
+        with pytest.raises(UserError, match=f"{adaptation}' needs pretrained weights"):
+            experts.check_adaptation(dlinear, adaptation, has_weights=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import hashlib
+import json
 import os
 import pickle
 from pathlib import Path
@@ -145,3 +147,83 @@ def test_no_file_and_no_state_dict(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="no state dict"):
         weights.tensors_of(weights.read(tmp_path / "list.pt"), tmp_path / "list.pt")
+
+
+def hugging_face_folder(folder: Path, how: str) -> Path:
+    """Write `STATE` as a Hugging Face model does, in one of the four ways it may."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"d_model": 3}')
+    parts = {"one": STATE} if "index" not in how else {name: {name: STATE[name]} for name in STATE}
+    suffix = "safetensors" if "safetensors" in how else "bin"
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    index = {}
+    for number, part in enumerate(parts.values()):
+        middle = f"-{number}" if "index" in how else ""
+        file = folder / f"{stem}{middle}.{suffix}"
+        index |= dict.fromkeys(part, file.name)
+        if suffix == "safetensors":
+            safetensors.torch.save_file(part, file)
+        else:
+            torch.save(part, file)
+    if "index" in how:
+        (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder
+
+
+HOWS = ("safetensors", "bin", "safetensors.index", "bin.index")
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_hugging_face_folder_is_read_whole(tmp_path: Path, how: str) -> None:
+    folder = hugging_face_folder(tmp_path / "model", how)
+    config, tensors = weights.read_folder(folder)
+    assert config == {"d_model": 3}
+    assert tensors.keys() == STATE.keys()
+    assert all(torch.equal(tensors[key], STATE[key]) for key in STATE)
+    found = weights.hashes(folder)
+    assert "config.json" in found
+    assert len(found) == (4 if "index" in how else 2)
+    for name, digest in found.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_safetensors_are_preferred_to_pickles(tmp_path: Path) -> None:
+    folder = hugging_face_folder(tmp_path / "model", "safetensors")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Calls(os.mkdir, str(tmp_path / "x"))))
+    assert weights.hashes(folder).keys() == {"config.json", "model.safetensors"}
+    weights.read_folder(folder)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("how", ["bin", "bin.index"])
+def test_a_malicious_pickle_in_a_folder_is_not_executed(tmp_path: Path, how: str) -> None:
+    folder = hugging_face_folder(tmp_path / "model", how)
+    file = next(folder.glob("*.bin"))
+    torch.save({"weight": STATE["weight"], "more": Calls(os.mkdir, str(tmp_path / "x"))}, file)
+    with pytest.raises(UserError, match=r"asks for posix\.mkdir, which is not data"):
+        weights.read_folder(folder)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("named", ["../model.bin", "/etc/passwd", "absent.bin"])
+def test_an_index_gives_only_files_of_its_folder(tmp_path: Path, named: str) -> None:
+    folder = hugging_face_folder(tmp_path / "model", "bin.index")
+    torch.save(STATE, tmp_path / "model.bin")
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": named}}))
+    with pytest.raises(UserError, match=r"of this folder|files missing beside it: absent\.bin"):
+        weights.read_folder(folder)
+
+
+def test_an_incomplete_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file or folder"):
+        weights.hashes(tmp_path / "none")
+    with pytest.raises(UserError, match=r"no config\.json"):
+        weights.read_folder(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        weights.read_folder(tmp_path)
+    torch.save(STATE, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="must hold a JSON object"):
+        weights.read_folder(tmp_path)
+    with pytest.raises(UserError, match="must be the folder"):
+        weights.read_folder(tmp_path / "pytorch_model.bin")

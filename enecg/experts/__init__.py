@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from enecg.errors import UserError, did_you_mean
+from enecg.experts import weights as weight_files
 from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_adaptation
 
-__all__ = ["ADAPTATIONS", "Expert", "ExpertSpec", "check_adaptation", "load", "names", "options"]
+__all__ = [
+    "ADAPTATIONS",
+    "Expert",
+    "ExpertSpec",
+    "check_adaptation",
+    "expert_class",
+    "load",
+    "names",
+    "options",
+]
 
 
 @cache
@@ -46,7 +56,7 @@ def options(name: str) -> dict[str, Any]:
     UserError
         If there is no such expert.
     """
-    parameters = inspect.signature(_class(name)).parameters
+    parameters = inspect.signature(expert_class(name)).parameters
     return {key: parameter.default for key, parameter in parameters.items()}
 
 
@@ -58,8 +68,8 @@ def load(name: str, weights: str | Path | None = None, **settings: Any) -> Exper
     name : str
         One of `names`.
     weights : str or Path, optional
-        File of pretrained weights. Without it, parameters are random from the ``seed`` option, at
-        published size.
+        File or folder of pretrained weights, as their authors publish it. Without it, parameters
+        are random from the ``seed`` option, at published size.
     **settings
         The expert's options, see `options`.
 
@@ -75,7 +85,7 @@ def load(name: str, weights: str | Path | None = None, **settings: Any) -> Exper
     ImportError
         If the expert needs a package that is not installed; the message says which to install.
     """
-    expert_class = _class(name)
+    wanted = expert_class(name)
     allowed = options(name)
     for key in settings:
         if key not in allowed:
@@ -84,13 +94,21 @@ def load(name: str, weights: str | Path | None = None, **settings: Any) -> Exper
                 f"expert {name}: unknown option {key!r}{did_you_mean(key, allowed)} "
                 f"(allowed: {listing})"
             )
-    expert = expert_class(**settings)
-    if weights is not None:
-        expert.load_weights(weights)
+    if weights is None:
+        return wanted(**settings).eval()
+    expert = wanted.pretrained(Path(weights), **settings)
+    expert.weight_files = weight_files.hashes(weights)
     return expert.eval()
 
 
-def _class(name: str) -> type[Expert]:
+def expert_class(name: str) -> type[Expert]:
+    """Return an expert's class, for what is known before one is built.
+
+    Raises
+    ------
+    UserError
+        If there is no such expert.
+    """
     classes = _classes()
     if name not in classes:
         listing = ", ".join(classes)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -45,13 +46,17 @@ class ExpertSpec:
     licence : str
         Licence of the weights, or of the method where there are none.
     pretraining_corpora : tuple of str
-        Corpora whose records shaped the weights; an evaluation on one of them is flagged.
+        Corpora whose records shaped the weights, by the names in `enecg.experts.corpora`; an
+        evaluation on one of them is flagged.
     adaptations : tuple of str
         Those of `ADAPTATIONS` that can be used.
     needs_weights : bool
         Whether frozen use (any adaptation but ``full``) makes sense only with pretrained weights.
     uses_r_peaks : bool
         Whether R-peak detection enters the features: not allowed where labels come from it.
+    lora_targets : tuple of str
+        The linear layers that LoRA adapts, as endings of module names: PEFT's ``target_modules``.
+        Empty where the adaptation ``lora`` cannot be used.
     """
 
     name: str
@@ -67,6 +72,7 @@ class ExpertSpec:
     adaptations: tuple[str, ...]
     needs_weights: bool
     uses_r_peaks: bool
+    lora_targets: tuple[str, ...] = ()
 
 
 class Expert(nn.Module):
@@ -82,7 +88,9 @@ class Expert(nn.Module):
     spec : ExpertSpec
         What the expert is.
     options : mapping
-        Every option in force, JSON values: part of the fingerprint.
+        Every option in force, JSON values: part of the fingerprint. ``load(name, **options)``
+        builds a module with the same tensor names and shapes, also where sizes came from a
+        weights file.
 
     Notes
     -----
@@ -92,14 +100,45 @@ class Expert(nn.Module):
     name: ClassVar[str]
     version: ClassVar[int]
     """Raised by one whenever `prepare` or `embed` gives other numbers for the same weights."""
+    published: ClassVar[Mapping[str, str | None]] = {}
+    """Names of the files or folders of weights that the authors publish, and the SHA-256 of each
+    (None where it is not known here)."""
+    prepares_on: ClassVar[Literal["device", "cpu"]] = "device"
+    """Where `prepare` belongs: ``device``, in batch beside the backbone; ``cpu``, in many CPU
+    workers, since it is not tensor work. `prepare` then uses no tensor of the module, so that a
+    worker can build it under ``torch.device("meta")``, without its parameters."""
 
     spec: ExpertSpec
     options: dict[str, Any]
+    weight_files: dict[str, str]
+    """Name and SHA-256 of each file that the parameters were read from; empty where they are
+    random. Kept wherever features or results go, to be compared with what was published."""
 
     def __init__(self, spec: ExpertSpec, options: Mapping[str, Any]) -> None:
         super().__init__()
         self.spec = spec
         self.options = dict(options)
+        self.weight_files = {}
+
+    @classmethod
+    def pretrained(cls, path: Path, **options: Any) -> Self:
+        """Build an expert from its authors' weights; overridden where their file gives sizes.
+
+        Parameters
+        ----------
+        path : Path
+            A file, or the folder of a Hugging Face model.
+        **options
+            As for ``__init__``; an option that is given wins over what the file says.
+
+        Raises
+        ------
+        UserError
+            If it cannot be read, or its tensors are not exactly those of the module.
+        """
+        expert = cls(**options)
+        expert.load_weights(path)
+        return expert
 
     def prepare(self, x_BLT: Tensor) -> Tensor:
         """Turn stored signals into the backbone's input, in batch, on their device.
@@ -169,6 +208,14 @@ class Expert(nn.Module):
             digest.update(f"|{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Let modules built inside draw their weights from a seed, and leave torch's own as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def check_input(x_BLT: Tensor) -> None:

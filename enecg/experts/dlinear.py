@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from enecg import signals
 from enecg.errors import UserError
-from enecg.experts.contract import Expert, ExpertSpec, check_input
+from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_input
 from enecg.experts.preparation import centred, resample_fourier
 
 SEQ_LEN = 500
@@ -41,6 +43,7 @@ class DLinear(Expert):
 
     name = "dlinear"
     version = 1
+    published: ClassVar = {"DLinear/checkpoint.pth": None}
 
     def __init__(self, *, kernel: int = 1001, pred_len: int = 1, seed: int = 0) -> None:
         if kernel < 1 or kernel % 2 == 0:
@@ -58,9 +61,10 @@ class DLinear(Expert):
             parameters=2 * pred_len * (SEQ_LEN + 1),
             licence="MIT (thuml/Time-Series-Library, EnECG checkpoint)",
             pretraining_corpora=(),
-            adaptations=("full",),
+            adaptations=ADAPTATIONS,
             needs_weights=True,
             uses_r_peaks=False,
+            lora_targets=("Linear_Seasonal", "Linear_Trend"),
         )
         super().__init__(spec, {"kernel": kernel, "pred_len": pred_len, "seed": seed})
         self.Linear_Seasonal = nn.Linear(SEQ_LEN, pred_len)

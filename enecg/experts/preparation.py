@@ -1,4 +1,4 @@
-"""Steps of preparing a signal that several experts share: filling gaps and changing the rate."""
+"""Steps of preparing a signal that several experts share: gaps, scale and sampling rate."""
 
 from __future__ import annotations
 
@@ -26,8 +26,34 @@ def centred(x_BLT: Tensor) -> Tensor:
     return torch.where(present_BLT, filled_BLT - mean_BL1, 0.0)
 
 
+def z_scored(x_BLT: Tensor, *, together: bool = False) -> Tensor:
+    """Subtract the mean and divide by the population standard deviation, per lead or record.
+
+    Parameters
+    ----------
+    x_BLT : floating tensor, shape (B, L, T)
+        Any unit; NaN or infinite where missing.
+    together : bool
+        One mean and deviation for all leads of a record, so that their sizes stay in proportion.
+
+    Returns
+    -------
+    tensor, shape (B, L, T)
+        Finite, of the same type; 0 where a sample is missing, and where nothing varies.
+    """
+    shape = x_BLT.shape
+    # In float64 the mean of equal samples is exact, so that a constant comes out as 0, not noise.
+    wide_BLT = x_BLT.double().flatten(1)[:, None] if together else x_BLT.double()
+    present_BLT = torch.isfinite(wide_BLT)
+    n_BL1 = present_BLT.sum(dim=-1, keepdim=True).clamp(min=1)
+    away_BLT = centred(wide_BLT)
+    std_BL1 = (away_BLT.square().sum(dim=-1, keepdim=True) / n_BL1).sqrt()
+    scaled_BLT = away_BLT / torch.where(std_BL1 > 0, std_BL1, 1.0)
+    return scaled_BLT.reshape(shape).to(x_BLT.dtype)
+
+
 def resample_fourier(x_BLT: Tensor, n_samples: int) -> Tensor:
-    """Lower the sampling rate by cutting the spectrum, as `scipy.signal.resample` does.
+    """Change the sampling rate by cutting or padding the spectrum, as `scipy.signal.resample` does.
 
     Band-limited, without delay, differentiable. The signal is taken as periodic, so a jump
     between its two ends rings there.
@@ -37,19 +63,24 @@ def resample_fourier(x_BLT: Tensor, n_samples: int) -> Tensor:
     x_BLT : floating tensor, shape (..., T)
         Finite samples.
     n_samples : int
-        Length wanted, even and below T.
+        Length wanted, at least 1.
 
     Returns
     -------
     tensor, shape (..., n_samples)
-        The same duration at the lower rate.
+        The same duration at the other rate.
     """
     n_before = x_BLT.shape[-1]
-    if n_samples >= n_before or n_samples % 2:
-        raise ValueError(f"can shorten {n_before} samples to an even number, not to {n_samples}")
-    half = n_samples // 2
-    spectrum_BLF = torch.fft.rfft(x_BLT)[..., : half + 1]
-    # The new Nyquist line stands for the two lines, at plus and minus that frequency, folded on it.
-    weight_F = torch.ones(half + 1, dtype=x_BLT.dtype, device=x_BLT.device)
-    weight_F[half] = 2.0
-    return torch.fft.irfft(spectrum_BLF * weight_F, n=n_samples) * (n_samples / n_before)
+    if n_samples < 1:
+        raise ValueError(f"cannot resample to {n_samples} samples")
+    if n_samples == n_before:
+        return x_BLT
+    shared = min(n_before, n_samples)
+    spectrum_BLF = torch.fft.rfft(x_BLT)[..., : shared // 2 + 1]
+    if shared % 2 == 0:
+        # The Nyquist line of the shorter signal stands for two lines of the longer one, at plus
+        # and minus that frequency: folded on it when shortening, halved when lengthening.
+        weight_F = torch.ones(shared // 2 + 1, dtype=x_BLT.dtype, device=x_BLT.device)
+        weight_F[-1] = 2.0 if n_samples < n_before else 0.5
+        spectrum_BLF = spectrum_BLF * weight_F
+    return torch.fft.irfft(spectrum_BLF, n=n_samples) * (n_samples / n_before)

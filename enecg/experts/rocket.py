@@ -96,7 +96,7 @@ class Rocket(Expert):
             parameters=0,
             licence="Apache-2.0 (nothing pretrained)",
             pretraining_corpora=(),
-            adaptations=("head",),
+            adaptations=("head", "head_lora"),
             needs_weights=False,
             uses_r_peaks=False,
         )

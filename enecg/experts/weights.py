@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,7 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from enecg.errors import UserError, did_you_mean, one_line
+from enecg.files import sha256_of_file
 
+CONFIG = "config.json"
+_FOLDER_TENSORS = ("model.safetensors", "pytorch_model.bin")
+"""What a Hugging Face folder may call its tensors, the preferred first; perhaps in shards."""
 _LISTED = 12
 """How many tensor names an error message spells out."""
 
@@ -36,6 +41,94 @@ class Inert:
     def __setstate__(self, state: Any) -> None:
         """Keep the state, unread."""
         self.state = state
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """Return the files that weights consist of.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file, or a Hugging Face folder: config.json, and the tensors as safetensors or as
+        PyTorch checkpoint, in one file or in the shards that an index lists.
+
+    Raises
+    ------
+    UserError
+        If there is nothing of the kind.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"weights {path}: no such file or folder")
+    config = path / CONFIG
+    if not config.is_file():
+        raise UserError(f"weights {path}: no {CONFIG} in this folder")
+    for name in _FOLDER_TENSORS:
+        if (path / name).is_file():
+            return [config, path / name]
+        if (index := path / f"{name}.index.json").is_file():
+            return [config, index, *_shards(index)]
+    raise UserError(f"weights {path}: neither {' nor '.join(_FOLDER_TENSORS)} in this folder")
+
+
+def hashes(path: str | Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that weights consist of, by its name."""
+    return {file.name: sha256_of_file(file) for file in files_of(path)}
+
+
+def read_folder(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a Hugging Face folder onto the CPU.
+
+    Parameters
+    ----------
+    path : str or Path
+        See `files_of`.
+
+    Returns
+    -------
+    dict
+        What config.json holds.
+    dict of str to Tensor
+        The tensors, of all shards together.
+
+    Raises
+    ------
+    UserError
+        If a file is missing or cannot be read, or its pickle asks for anything that is not data.
+    """
+    if Path(path).is_file():
+        raise UserError(f"weights {path}: must be the folder that holds {CONFIG} and the tensors")
+    config_path, *files = files_of(path)
+    config = _json_object(config_path)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if file.suffix != ".json":
+            tensors |= tensors_of(read(file), file)
+    return config, tensors
+
+
+def _shards(index: Path) -> list[Path]:
+    """Return the files an index of shards lists, all of them in its own folder."""
+    named = _json_object(index).get("weight_map")
+    names = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
+    shards = [index.parent / name for name in names if Path(name).name == name]
+    if not names or len(shards) < len(names):
+        raise UserError(f"weights {index}: `weight_map` does not give files of this folder")
+    if absent := [shard.name for shard in shards if not shard.is_file()]:
+        raise UserError(f"weights {index}: files missing beside it: {_listing(absent)}")
+    return shards
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"weights {path}: not readable as JSON: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"weights {path}: must hold a JSON object")
+    return value
 
 
 def read(path: str | Path) -> Any:

@@ -211,7 +211,7 @@ def test_a_run_killed_twice_goes_on_and_ends_as_if_never_stopped(
     [
         ("stage1.epoch=3", "unknown key 'stage1.epoch', did you mean 'epochs'?"),
         ("experts.rocket.kernel=8", "unknown key 'experts.rocket.kernel', did you mean 'kernels'?"),
-        ("experts.dlinear.adaptation=head", "not one of: full"),
+        ("experts.dlinear.adaptation=head", "needs pretrained weights"),
         ("records=nowhere", "nowhere: no record store here"),
         ("tasks=[flagg]", "unknown task 'flagg', did you mean 'flag'?"),
         ("gate.space=nothing.yaml", "gate.space: no file"),

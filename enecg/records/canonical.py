@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from enecg.records.wfdb_record import Channel, Rejected
+from enecg.records.channel import Channel, Rejected
 from enecg.signals import (
     DURATION_S,
     LARGEST,
@@ -111,7 +111,7 @@ def _canonical_lead(
     channel: Channel, changed: set[str]
 ) -> tuple[npt.NDArray[np.int16], float, int]:
     """Return one lead's stored samples, gain and baseline; note in ``changed`` what was done."""
-    length = round(len(channel.digital_T) * SAMPLING_RATE_HZ / channel.rate_hz)
+    length = round(channel.n_samples * SAMPLING_RATE_HZ / channel.rate_hz)
     if length > N_SAMPLES:
         changed.add("cropped")
     if length < N_SAMPLES:
@@ -119,7 +119,7 @@ def _canonical_lead(
     if channel.rate_hz == SAMPLING_RATE_HZ and _fits(channel, needs_zero=length < N_SAMPLES):
         kept_T = np.full(N_SAMPLES, channel.baseline if length < N_SAMPLES else 0, dtype=np.int64)
         used = min(length, N_SAMPLES)
-        kept_T[:used] = np.where(channel.missing_T, MISSING, channel.digital_T)[:used]
+        kept_T[:used] = np.where(channel.missing_T[:used], MISSING, channel.digital_T[:used])
         return kept_T.astype(np.int16), channel.gain, channel.baseline
     x_T = channel.millivolts()[: math.ceil((DURATION_S + _MARGIN_S) * channel.rate_hz)]
     if channel.rate_hz != SAMPLING_RATE_HZ:

@@ -97,7 +97,7 @@ def convert(
     _prepare(output, arguments, overwrite)
     repeated = listing.table["record_id"].duplicated()
     shards = _shards(listing.table[~repeated], seed)
-    _run(output.resolve(), corpus.path, shards, layout.measures_rr, workers)
+    _run(output.resolve(), corpus.path, shards, source, workers)
     origin = {"source": source, "seed": seed, "limit": limit}
     finish(output, len(shards), listing, layout.measures_rr, origin)
     store = RecordStore.open(output)
@@ -184,7 +184,7 @@ def _run(
     output: Path,
     folder: Path,
     shards: Sequence[Sequence[tuple[str, str]]],
-    measure_rr: bool,
+    source: str,
     workers: int | None,
 ) -> None:
     """Convert the shards that are not done yet, ``workers`` at a time."""
@@ -205,7 +205,7 @@ def _run(
             while waiting or running:
                 while waiting and len(running) < limit:
                     number = waiting.pop()
-                    reference = task.remote(output, number, folder, shards[number], measure_rr)
+                    reference = task.remote(output, number, folder, shards[number], source)
                     running[reference] = number
                 finished, _ = ray.wait(list(running), num_returns=1)
                 number = running.pop(finished[0])

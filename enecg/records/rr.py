@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from enecg.records.wfdb_record import Channel
+from enecg.records.channel import Channel
 from enecg.signals import DURATION_S, LEADS, gaps_bridged
 
 SLOWEST_HZ = 250.0

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from enecg.files import sha256_of_file
+from enecg.records import sources
 from enecg.records.canonical import CanonicalRecord, canonical
+from enecg.records.channel import Rejected
 from enecg.records.rr import rr_interval_ms
 from enecg.records.store import UNFINISHED, shard_name, write_shard, write_table
-from enecg.records.wfdb_record import Rejected, read
 from enecg.signals import LEADS
 
 OUTCOME_SCHEMA = pa.schema(
@@ -44,7 +45,7 @@ def outcome_path(store: Path, shard: int) -> Path:
 
 
 def convert_shard(
-    store: Path, shard: int, folder: Path, records: Sequence[tuple[str, str]], measure_rr: bool
+    store: Path, shard: int, folder: Path, records: Sequence[tuple[str, str]], source: str
 ) -> tuple[int, int]:
     """Convert the records of one shard; the file of outcomes, written last, says it is done.
 
@@ -58,13 +59,14 @@ def convert_shard(
         The input folder.
     records : sequence of (record_id, path)
         What to read, in the shard's order; paths relative to ``folder``.
-    measure_rr : bool
-        Whether to measure ``rr_interval``.
+    source : str
+        Name of the corpus layout: how a record is read, whether ``rr_interval`` is measured.
 
     Returns
     -------
     accepted, rejected : int
     """
+    layout = sources.get(source)
     accepted_ids: list[str] = []
     accepted: list[CanonicalRecord] = []
     rows: list[dict[str, object]] = []
@@ -72,7 +74,7 @@ def convert_shard(
         row: dict[str, object] = {"record_id": record_id, "path": path, "shard": shard_name(shard)}
         rows.append(row)
         try:
-            channels = read(folder / path)
+            channels = layout.read(folder, path)
             record = canonical(channels)
         except Rejected as refusal:
             row.update(reason=refusal.reason, detail=refusal.detail)
@@ -81,13 +83,13 @@ def convert_shard(
         row.update(
             row=len(accepted),
             sampling_rate_hz=first.rate_hz,
-            n_samples=len(first.digital_T),
+            n_samples=first.n_samples,
             lead_present=record.present_L.tolist(),
             lead_derived=[False] * len(LEADS),
             changed=list(record.changed),
             signal_sha256=record.signal_sha256(),
             physical_sha256=record.physical_sha256(),
-            rr_interval=rr_interval_ms(channels) if measure_rr else None,
+            rr_interval=rr_interval_ms(channels) if layout.measures_rr else None,
         )
         accepted_ids.append(record_id)
         accepted.append(record)

@@ -3,234 +3,246 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import stat
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-import wfdb
 
-from enecg.errors import one_line
+from enecg.records.channel import HEAD_S, Channel, Rejected, check_plausible, head_length
+from enecg.records.sixteen_bit import FORMATS, read_frames
+from enecg.records.wfdb_header import LARGEST_FILE, Header, Signal, parse_header
+from enecg.records.wfdb_slow import BYTES, NO_SAMPLE, read_signals
 from enecg.signals import LEADS, lead_position
 
-# How each WFDB format writes "no sample here"; formats that are not listed cannot.
-_NO_SAMPLE = {
-    "16": -(2**15), "24": -(2**23), "32": -(2**31), "61": -(2**15), "80": -(2**7),
-    "160": -(2**15), "212": -(2**11), "310": -(2**9), "311": -(2**9), "508": -(2**7),
-    "516": -(2**15), "524": -(2**23),
-}  # fmt: skip
-# Bytes per sample; compressed formats have no fixed number.
-_BYTES = {
-    "8": 1.0, "16": 2.0, "24": 3.0, "32": 4.0, "61": 2.0, "80": 1.0, "160": 2.0, "212": 1.5,
-    "310": 4 / 3, "311": 4 / 3,
-}  # fmt: skip
 # Units of a signal → how many of them make one millivolt. Both signs for micro are in use.
-_PER_MILLIVOLT = {"mv": 1.0, "uv": 1e3, "µv": 1e3, "μv": 1e3, "v": 1e-3}
-_HEAD_S = 11.0  # of a long recording nothing after this is used
-_SLOWEST_HZ, _FASTEST_HZ = 50.0, 50_000.0
+_PER_MILLIVOLT = {"mv": 1.0, "uv": 1e3, "µv": 1e3, "μv": 1e3, "nv": 1e6, "v": 1e-3}
 
 
-class Rejected(Exception):
-    """A record that cannot be used: a short reason that can be counted, and the detail."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+def read_listed(corpus: Path, path: str) -> dict[int, Channel]:
+    """Read a record by its path in a corpus; see `read`."""
+    return read(corpus / path, corpus)
 
 
-@dataclass(frozen=True)
-class Channel:
-    """One lead as its file holds it.
+def files(path: str, fetch: Callable[[str], bytes]) -> list[str]:
+    """Name the files that a record needs, so that they can be brought to where it is read.
 
-    Attributes
+    Parameters
     ----------
-    digital_T : int64 array, shape (T,)
-        Digital samples.
-    missing_T : bool array, shape (T,)
-        Where the file says that there is no sample.
-    gain : float
-        Digital steps per millivolt.
-    baseline : int
-        The digital value of 0 mV.
-    rate_hz : float
-        Sampling rate.
+    path : str
+        The record's header without ``.hea``, with ``/`` between folders.
+    fetch : callable
+        Returns a file's content; raises OSError where it is not there.
+
+    Returns
+    -------
+    list of str
+        The header first. Of a record that is broken, as many as can be known: reading it says
+        what is wrong.
     """
+    folder = PurePosixPath(path).parent
+    found = [f"{path}.hea"]
+    try:
+        header = parse_header(fetch(found[0]))
+        found += [str(folder / name) for name in header.files]
+        for name in dict.fromkeys(name for name, _ in header.segments if name != "~"):
+            found.append(str(folder / f"{name}.hea"))
+            found += [str(folder / file) for file in parse_header(fetch(found[-1])).files]
+    except (Rejected, OSError):
+        pass
+    return [name for name in dict.fromkeys(found) if not name.endswith("~")]
 
-    digital_T: npt.NDArray[np.int64]
-    missing_T: npt.NDArray[np.bool_]
-    gain: float
-    baseline: int
-    rate_hz: float
 
-    def millivolts(self) -> npt.NDArray[np.float64]:
-        """Return the signal in mV, shape (T,), NaN where missing."""
-        x_T = (self.digital_T - self.baseline) / self.gain
-        x_T[self.missing_T] = np.nan
-        return x_T
-
-
-def read(path: Path) -> dict[int, Channel]:
+def read(path: Path, corpus: Path | None = None) -> dict[int, Channel]:
     """Read and verify one WFDB record.
 
     Parameters
     ----------
     path : Path
         The record's header without ``.hea``.
+    corpus : Path, optional
+        Links may lead anywhere in this folder, else only to where the header really is.
 
     Returns
     -------
     dict of int to Channel
-        The leads that are there, by their place in `enecg.signals.LEADS`, each in full length.
+        The leads that are there, by their place in `enecg.signals.LEADS`.
 
     Raises
     ------
     Rejected
-        Unreadable, checksum or length not as in the header, unusable unit or sampling rate.
+        Unreadable, checksum or length not as in the header, unusable unit, gain or sampling rate.
     """
-    if not Path(f"{path}.hea").is_file():
-        raise Rejected("unreadable", f"no header {path.name}.hea")
+    header = _header(path, corpus)
+    return _joined(path, header, corpus) if header.segments else _segment(path, header, corpus)
+
+
+def _header(path: Path, corpus: Path | None) -> Header:
+    file = path.with_name(f"{path.name}.hea")
+    if _size(file, path, corpus) > LARGEST_FILE:
+        raise Rejected("unreadable header", f"{file.name} is too large for a header")
     try:
-        # Skew is ignored at first: a checksum is over the samples as they stand in the file.
-        record = _load(path, ignore_skew=True)
-        if isinstance(record, wfdb.MultiRecord):
-            return _joined(record, path.parent)
-        _verify(record)
-        return _channels(_load(path) if any(record.skew or ()) else record, path)
-    except Rejected:
-        raise
-    except Exception as error:  # wfdb raises anything at all on a malformed file
-        _check_sizes(path)
-        detail = one_line(error).replace(f"{os.fspath(path.parent)}{os.sep}", "")
-        raise Rejected("unreadable", f"{type(error).__name__}: {detail}"[:500]) from error
+        return parse_header(file.read_bytes())
+    except OSError as error:
+        raise Rejected("unreadable", f"{file.name}: {error.strerror}") from error
 
 
-def _load(path: Path, ignore_skew: bool = False) -> Any:
-    """Return wfdb's record with every sample of every signal in ``e_d_signal``."""
-    name = os.fspath(path)
+def _size(file: Path, path: Path, corpus: Path | None) -> int:
+    """Return a file's size in bytes, if it is an ordinary one and lies where it may."""
     try:
-        return wfdb.rdrecord(
-            name, physical=False, smooth_frames=False, m2s=False, ignore_skew=ignore_skew
-        )
-    except ValueError:
-        # wfdb 4.3.1 cannot widen big-endian samples (format 61) unless it also smooths frames,
-        # which changes nothing where a frame is one sample.
-        header = wfdb.rdheader(name)
-        if "61" not in (header.fmt or ()) or any((n or 1) > 1 for n in header.samps_per_frame):
-            raise
-        record = wfdb.rdrecord(name, physical=False, ignore_skew=ignore_skew)
-        record.e_d_signal = list(record.d_signal.T)
-        return record
+        found = os.lstat(file)
+        if stat.S_ISLNK(found.st_mode):
+            target = Path(os.path.realpath(file, strict=True))
+            header = Path(os.path.realpath(path.with_name(f"{path.name}.hea")))
+            home = {header.parent, header.parent if corpus is None else corpus.resolve()}
+            if not any(target.is_relative_to(folder) for folder in home):
+                raise Rejected("outside of the corpus", f"{file.name} is a link to elsewhere")
+            found = os.stat(file)
+    except OSError as error:  # not there; links in a loop; a folder that may not be read
+        missing = isinstance(error, FileNotFoundError)
+        detail = f"no file {file.name}" if missing else f"{file.name}: {error.strerror}"
+        raise Rejected("unreadable", detail) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise Rejected("unreadable", f"{file.name} is not a file")
+    return found.st_size
 
 
-def _check_sizes(path: Path) -> None:
-    """Say so where a record cannot be read because a file is missing or too short."""
-    try:
-        header = wfdb.rdheader(os.fspath(path))
-        needed: dict[str, float] = {}
-        for place, name in enumerate(header.file_name):
-            samples = header.sig_len * (header.samps_per_frame[place] or 1)
-            offset = header.byte_offset[place] or 0
-            width = _BYTES.get(header.fmt[place], 0.0)
-            needed[name] = max(needed.get(name, 0.0), offset) + samples * width
-    except Exception:  # then the header itself is what is wrong
-        return
-    for name, size in needed.items():
-        if not (path.parent / name).is_file():
-            raise Rejected("unreadable", f"no file {name}")
-        found = (path.parent / name).stat().st_size
-        if found < int(size):
-            raise Rejected("wrong length", f"{name}: {found} bytes, the header asks for {size:.0f}")
+def _segment(path: Path, header: Header, corpus: Path | None) -> dict[int, Channel]:
+    """Read and verify a record of one segment."""
+    _check_layout(header)
+    sizes = {name: _size(path.with_name(name), path, corpus) for name in header.files}
+    n_frames = _checked_length(header, sizes)
+    fast = all(signal.format in FORMATS and not signal.skew for signal in header.signals)
+    samples, sums = (_fast if fast else read_signals)(path, header, n_frames)
+    if header.n_frames is not None:  # else checksums mean nothing, by the specification
+        _check_sums(header, sums)
+    return _channels(header, samples, n_frames)
 
 
-def _verify(record: wfdb.Record) -> None:
-    """Check lengths and checksums of a single segment against its header."""
-    signals = record.e_d_signal or []
-    if not signals:
+def _check_layout(header: Header) -> None:
+    """Refuse what readers would take for different things."""
+    if not header.signals:
         raise Rejected("unreadable", "the header lists no signals")
-    for place, samples in enumerate(signals):
-        expected = record.sig_len * (record.samps_per_frame[place] or 1)
-        if len(samples) != expected:
+    place = {name: number for number, name in enumerate(header.files)}
+    order = [place[signal.file] for signal in header.signals]
+    if order != sorted(order):
+        raise Rejected("unreadable header", "the signals of a file do not stand together")
+    for name in header.files:
+        if name == "~":
+            raise Rejected("unreadable", "has no samples: the layout of a multi-segment record")
+        forms = {(s.format, s.offset) for s in header.signals if s.file == name}
+        if len(forms) > 1:
+            raise Rejected("unreadable header", f"{name}: its signals differ in format or offset")
+
+
+def _checked_length(header: Header, sizes: dict[str, int]) -> int:
+    """Return the number of frames, after a look at what the files can hold."""
+    n_frames = header.n_frames
+    for name in header.files:
+        signals = [signal for signal in header.signals if signal.file == name]
+        width = sum(signal.per_frame for signal in signals) * BYTES.get(signals[0].format, 0)
+        if n_frames is None:
+            if not width:
+                raise Rejected("unreadable header", "the number of samples is not stated")
+            n_frames = max(0, int((sizes[name] - signals[0].offset) / width))
+        needed = signals[0].offset + int(n_frames * width)
+        if sizes[name] < needed:
             raise Rejected(
-                "wrong length",
-                f"{record.sig_name[place]}: {len(samples)} samples, the header says {expected}",
+                "wrong length", f"{name}: {sizes[name]} bytes, the header asks for {needed}"
             )
-        stated = record.checksum[place] if record.checksum else None
+    if not n_frames:
+        raise Rejected("wrong length", "no samples")
+    return n_frames
+
+
+def _fast(
+    path: Path, header: Header, n_frames: int
+) -> tuple[list[npt.NDArray[np.integer]], list[int]]:
+    samples: list[npt.NDArray[np.integer]] = []
+    sums: list[int] = []
+    keep = head_length(header.rate_hz)
+    for name in header.files:
+        signals = [signal for signal in header.signals if signal.file == name]
+        width = sum(signal.per_frame for signal in signals)
+        head, totals = read_frames(
+            path.with_name(name), signals[0].format, signals[0].offset, n_frames, width, keep
+        )
+        start = 0
+        for signal in signals:
+            end = start + signal.per_frame
+            samples.append(head[start] if signal.per_frame == 1 else head[start:end].T.ravel())
+            sums.append(int(totals[start:end].sum()))
+            start = end
+    return samples, sums
+
+
+def _check_sums(header: Header, sums: list[int]) -> None:
+    for signal, total in zip(header.signals, sums, strict=True):
         # The checksum is 16 bits wide; writers differ in whether they show it as signed.
-        if stated is not None and (int(np.sum(samples, dtype=np.int64)) - stated) % 65536:
+        if signal.checksum is not None and (total - signal.checksum) % 65536:
             raise Rejected(
                 "checksum mismatch",
-                f"{record.sig_name[place]}: {int(np.sum(samples, dtype=np.int64)) % 65536}, "
-                f"the header says {stated % 65536}",
+                f"{signal.name}: {total % 65536}, the header says {signal.checksum % 65536}",
             )
 
 
-def _units(record: wfdb.Record, path: Path) -> list[str]:
-    """Return the unit of each signal as the header has it.
-
-    wfdb drops every character that is not ASCII, so that µV would become V.
-    """
-    raw = path.with_name(f"{path.name}.hea").read_bytes()
-    if raw.isascii():
-        return [unit or "mV" for unit in record.units]
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    gains = [line.split()[2:3] for line in lines[1 : 1 + record.n_sig]]
-    return [gain[0].partition("/")[2] or "mV" if gain else "mV" for gain in gains]
-
-
-def _channels(record: wfdb.Record, path: Path) -> dict[int, Channel]:
-    """Return the ECG leads of a single segment, by name; of two alike the first counts."""
+def _channels(
+    header: Header, samples: list[npt.NDArray[np.integer]], n_frames: int
+) -> dict[int, Channel]:
+    """Return the ECG leads of a segment, by name."""
     found: dict[int, Channel] = {}
-    units = _units(record, path)
-    for place, name in enumerate(record.sig_name):
-        lead = lead_position(name or "")
-        if lead is None or lead in found:
+    for signal, digital_T in zip(header.signals, samples, strict=True):
+        lead = lead_position(signal.name)
+        if lead is None:
             continue
-        unit = units[place].lower()
-        if unit not in _PER_MILLIVOLT:
-            raise Rejected("unknown unit", f"{name}: {units[place]!r}; known: mV, µV, V")
-        rate = float(record.fs) * (record.samps_per_frame[place] or 1)
-        if not _SLOWEST_HZ <= rate <= _FASTEST_HZ:
-            raise Rejected("unusable sampling rate", f"{name}: {rate:g} Hz")
-        samples = np.asarray(record.e_d_signal[place], dtype=np.int64)
-        nothing = _NO_SAMPLE.get(record.fmt[place])
+        if lead in found:
+            raise Rejected("ambiguous leads", f"two signals are called {LEADS[lead]}")
+        rate = header.rate_hz * signal.per_frame
+        gain = signal.gain * _per_millivolt(signal)
+        check_plausible(signal.name, rate, gain)
+        nothing = NO_SAMPLE.get(signal.format)
+        missing_T = np.zeros(len(digital_T), bool) if nothing is None else digital_T == nothing
         found[lead] = Channel(
-            samples,
-            samples == nothing if nothing is not None else np.zeros(len(samples), dtype=bool),
-            float(record.adc_gain[place]) * _PER_MILLIVOLT[unit],
-            int(record.baseline[place]),
-            rate,
+            digital_T, missing_T, gain, signal.baseline, rate, n_frames * signal.per_frame
         )
     return found
 
 
-def _joined(record: Any, folder: Path) -> dict[int, Channel]:
+def _per_millivolt(signal: Signal) -> float:
+    known = _PER_MILLIVOLT.get(signal.unit.lower())
+    if known is None:
+        raise Rejected(
+            "unknown unit", f"{signal.name}: {signal.unit[:40]!r}; known: mV, µV, uV, nV, V"
+        )
+    return known
+
+
+def _joined(path: Path, header: Header, corpus: Path | None) -> dict[int, Channel]:
     """Verify the segments of a multi-segment record and put each lead's pieces in a row."""
     pieces: dict[int, list[tuple[int, Channel]]] = {}
     start = 0
-    for segment, length in zip(record.segments, record.seg_len, strict=True):
-        if segment is not None and length:  # length 0: the layout of a variable-layout record
-            if segment.sig_len != length:
+    for name, length in header.segments:
+        if name != "~" and length:  # length 0: the layout of a variable-layout record
+            segment = _header(path.with_name(name), corpus)
+            if segment.segments:
+                raise Rejected("unreadable header", f"segment {name} has segments itself")
+            if (segment.n_frames, segment.rate_hz) != (length, header.rate_hz):
                 raise Rejected(
                     "wrong length",
-                    f"segment {segment.record_name}: {segment.sig_len} samples, the record's "
-                    f"header says {length}",
+                    f"segment {name}: {segment.n_frames} samples at {segment.rate_hz:g} Hz, the "
+                    f"record's header says {length} at {header.rate_hz:g} Hz",
                 )
-            _verify(segment)
-            for lead, channel in _channels(segment, folder / segment.record_name).items():
-                pieces.setdefault(lead, []).append((start, channel))
+            for lead, channel in _segment(path.with_name(name), segment, corpus).items():
+                if start < HEAD_S * header.rate_hz:
+                    pieces.setdefault(lead, []).append((start, channel))
         start += length
-    if start != record.sig_len:
+    if header.n_frames is not None and start != header.n_frames:
         raise Rejected(
-            "wrong length", f"segments hold {start} samples, the header says {record.sig_len}"
+            "wrong length", f"segments hold {start} samples, the header says {header.n_frames}"
         )
     return {
-        lead: _in_a_row(LEADS[lead], found, record.sig_len, float(record.fs))
-        for lead, found in pieces.items()
+        lead: _in_a_row(LEADS[lead], found, start, header.rate_hz) for lead, found in pieces.items()
     }
 
 
@@ -241,15 +253,17 @@ def _in_a_row(
     first = pieces[0][1]
     if any(
         (piece.rate_hz, piece.gain, piece.baseline) != (first.rate_hz, first.gain, first.baseline)
-        for start, piece in pieces
-        if start < _HEAD_S * frame_rate
+        for _, piece in pieces
     ):
         raise Rejected("unreadable", f"{name}: segments differ in gain, baseline or sampling rate")
     per_frame = round(first.rate_hz / frame_rate)
-    digital_T = np.zeros(frames * per_frame, dtype=np.int64)
-    missing_T = np.ones(frames * per_frame, dtype=bool)
+    n_samples = frames * per_frame
+    kept = min(n_samples, head_length(first.rate_hz))
+    digital_T = np.zeros(kept, dtype=np.int64)
+    missing_T = np.ones(kept, dtype=bool)
     for start, piece in pieces:
-        where = slice(start * per_frame, start * per_frame + len(piece.digital_T))
-        digital_T[where] = piece.digital_T
-        missing_T[where] = piece.missing_T
-    return Channel(digital_T, missing_T, first.gain, first.baseline, first.rate_hz)
+        begin = start * per_frame
+        end = min(kept, begin + len(piece.digital_T))
+        digital_T[begin:end] = piece.digital_T[: end - begin]
+        missing_T[begin:end] = piece.missing_T[: end - begin]
+    return Channel(digital_T, missing_T, first.gain, first.baseline, first.rate_hz, n_samples)

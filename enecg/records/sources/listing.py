@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from enecg.errors import UserError
+from enecg.records import wfdb_record
+from enecg.records.channel import Channel
 from enecg.records.corpus import Corpus
 from enecg.storage import Place, open_file
 from enecg.tasks import TASKS
@@ -57,12 +59,21 @@ class Source:
         ``(corpus, labels file or None)`` → `Listing`; raises UserError.
     measures_rr : bool
         Whether ``rr_interval`` is measured in the signals, because the corpus has no such label.
+    read : callable
+        ``(local folder, listed path)`` → the leads that are there, by their place in
+        `enecg.signals.LEADS`; raises `enecg.records.channel.Rejected`. WFDB by default.
+    files : callable
+        ``(listed path, fetch)`` → the files, relative to the input folder, that ``read`` needs;
+        ``fetch`` returns the content of one, or raises OSError. Those that are not there are left
+        out when a record is brought to a local folder: ``read`` says what is missing.
     """
 
     name: str
     summary: str
     list_records: Callable[[Corpus, Place | None], Listing]
     measures_rr: bool = False
+    read: Callable[[Path, str], dict[int, Channel]] = wfdb_record.read_listed
+    files: Callable[[str, Callable[[str], bytes]], list[str]] = wfdb_record.files
 
 
 def read_csv(path: Place, required: Iterable[str], text: Iterable[str]) -> pd.DataFrame:

@@ -1,0 +1,86 @@
+"""What a source's reader hands over of one recording: its leads, or why it cannot be used."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from enecg.signals import DURATION_S
+
+HEAD_S = DURATION_S + 1.0
+"""Of a long recording nothing after this is kept: ten seconds, and what resampling leans on."""
+SLOWEST_HZ, FASTEST_HZ = 50.0, 50_000.0
+WEAKEST_GAIN, STRONGEST_GAIN = 1e-6, 1e12
+
+
+class Rejected(Exception):
+    """A record that cannot be used: a short reason that can be counted, and the detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type[Rejected], tuple[str, str]]:
+        return Rejected, (self.reason, self.detail)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One lead as its file holds it.
+
+    Attributes
+    ----------
+    digital_T : integer array, shape (T,); float where a corpus stores physical values
+        Samples of the first `HEAD_S` seconds, or of the whole recording where it is shorter.
+    missing_T : bool array, shape (T,)
+        Where the file says that there is no sample.
+    gain : float
+        Digital steps per millivolt.
+    baseline : int
+        The digital value of 0 mV.
+    rate_hz : float
+        Sampling rate.
+    n_samples : int
+        Length of the whole recording.
+    """
+
+    digital_T: npt.NDArray[Any]
+    missing_T: npt.NDArray[np.bool_]
+    gain: float
+    baseline: int
+    rate_hz: float
+    n_samples: int
+
+    def millivolts(self) -> npt.NDArray[np.float64]:
+        """Return the signal in mV, shape (T,), NaN where missing."""
+        x_T = (self.digital_T.astype(np.float64) - self.baseline) / self.gain
+        x_T[self.missing_T] = np.nan
+        return x_T
+
+
+def head_length(rate_hz: float) -> int:
+    """Return how many samples `HEAD_S` seconds are."""
+    return math.ceil(HEAD_S * rate_hz)
+
+
+def check_plausible(name: str, rate_hz: float, gain: float) -> None:
+    """Reject a lead whose sampling rate or gain no electrocardiograph has.
+
+    Outside of these millivolts would leave the range in which everything after this computes.
+
+    Raises
+    ------
+    Rejected
+        Rate or gain out of range, or not a number.
+    """
+    if not SLOWEST_HZ <= rate_hz <= FASTEST_HZ:
+        raise Rejected(
+            "unusable sampling rate",
+            f"{name}: {rate_hz:g} Hz; taken: {SLOWEST_HZ:g} to {FASTEST_HZ:g}",
+        )
+    if not WEAKEST_GAIN <= abs(gain) <= STRONGEST_GAIN:
+        raise Rejected("unusable gain", f"{name}: {gain:g} steps per mV")

@@ -180,7 +180,8 @@ def test_rejects_are_counted_with_reasons_and_nothing_vanishes(
     assert counts["accepted"] + counts["rejected"] == counts["listed"] == 7
     assert counts["rejected_by_reason"] == {
         "repeated record_id": 1,
-        "unreadable": 2,
+        "unreadable": 1,
+        "unreadable header": 1,
         "wrong length": 1,
     }
     rejected = store.rejected.set_index("path")

@@ -22,7 +22,15 @@ _PER_MILLIVOLT = {"mv": 1.0, "uv": 1e3, "µv": 1e3, "μv": 1e3, "nv": 1e6, "v": 
 
 def read_listed(corpus: Path, path: str) -> dict[int, Channel]:
     """Read a record by its path in a corpus; see `read`."""
+    if not is_inside(path):
+        raise Rejected("outside of the corpus", f"{path[:200]!r} leads out of the input folder")
     return read(corpus / path, corpus)
+
+
+def is_inside(path: str) -> bool:
+    """Whether a path that a table gives stays inside the folder that it starts from."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts and "\0" not in path
 
 
 def files(path: str, fetch: Callable[[str], bytes]) -> list[str]:
@@ -41,6 +49,8 @@ def files(path: str, fetch: Callable[[str], bytes]) -> list[str]:
         The header first. Of a record that is broken, as many as can be known: reading it says
         what is wrong.
     """
+    if not is_inside(path):
+        return []
     folder = PurePosixPath(path).parent
     found = [f"{path}.hea"]
     try:

@@ -11,7 +11,7 @@ from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError, did_you_mean
 from enecg.nested import ALL, Nested, nested_folds
 from enecg.records.store import RecordStore
-from enecg.tasks import Task
+from enecg.tasks import Task, known
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Experiment:
     store : RecordStore
     tasks : list of Task
     nested : Nested
-    targets : dict of str to float array, shape (N,)
+    targets : dict of str to float array, shape (N,) or (N, C)
         Per task; NaN where the label is missing.
     """
 
@@ -90,18 +90,18 @@ def check_experts(config: Config) -> None:
 
 def _check_labels(task: Task, target_N: np.ndarray, nested: Nested) -> None:
     """Refuse a task that has nothing to learn from, or nothing to be tested on, in some fold."""
-    known = ~np.isnan(target_N)
-    if not known.any():
+    labelled = known(target_N)
+    if not labelled.any():
         raise UserError(f"task {task.name}: no record has a valid label in column {task.column!r}")
     for scope in nested.scopes:
         of_scope = "when all are used" if scope == ALL else f"when outer fold {scope} is left out"
-        if scope != ALL and not (known & nested.test(scope)).any():
+        if scope != ALL and not (labelled & nested.test(scope)).any():
             raise UserError(f"task {task.name}: no labelled record in outer fold {scope}")
         for fit in nested.fits(scope):
             learned, stops = nested.learns_from(fit), nested.stops_by(fit)
-            varied = len(np.unique(target_N[known & learned & ~stops])) > 1
-            if not varied or not (known & stops).any():
+            varied = len(np.unique(target_N[labelled & learned & ~stops], axis=0)) > 1
+            if not varied or not (labelled & stops).any():
                 raise UserError(
-                    f"task {task.name}: of the {int(known.sum())} labelled records too few, or "
+                    f"task {task.name}: of the {int(labelled.sum())} labelled records too few, or "
                     f"only ones with the same label, are left to learn from {of_scope}"
                 )

@@ -89,7 +89,7 @@ def rows_of(
 ) -> dict[str, np.ndarray]:
     """Name the columns of one task's predictions.
 
-    ``<task>`` (value, or name of the most probable class), ``<task>__p__<class>`` for every class,
+    ``<task>`` (value, or what `Task.names` says), ``<task>__p__<class>`` for every class,
     ``<task>__w__<expert>`` for every expert's weight.
     """
     task = bundle.task
@@ -97,7 +97,7 @@ def rows_of(
     if task.kind == "regression":
         columns[task.name] = prediction_BC[:, 0]
     else:
-        columns[task.name] = np.array(task.classes)[prediction_BC.argmax(1)]
+        columns[task.name] = task.names(prediction_BC)
         for number, name in enumerate(task.classes):
             columns[f"{task.name}__p__{name}"] = prediction_BC[:, number]
     for number, name in enumerate(bundle.expert_names):

@@ -33,7 +33,7 @@ from enecg.provenance import commit, hardware
 from enecg.run_folder import begin, facts_of, finish, is_done
 from enecg.stage1.adapted import AdaptedExpert, load_adapted
 from enecg.stage1.jobs import expert_folder
-from enecg.tasks import Task
+from enecg.tasks import Task, known
 
 Predictions = dict[str, np.ndarray]
 TrainedGates = dict[tuple[str, str, int], Gates]
@@ -79,7 +79,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         truth_N = experiment.targets[task.name]
         say(f"{task.name}: intervals")
         summaries[task.name] = {
-            "n": int((~np.isnan(truth_N)).sum()),
+            "n": int(known(truth_N).sum()),
             "predictors": {
                 name: fold_summary(
                     task, truth_N, predicted, experiment.nested.outer_N,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from enecg.errors import UserError, did_you_mean
 
-Kind = Literal["regression", "classification"]
+Kind = Literal["regression", "classification", "multilabel"]
 OTHER = "other"
 """A class of this name takes every label that is present but not declared."""
+SMALLEST = 1e-7
+"""Smaller probabilities count as this one: a certain mistake must cost a finite amount."""
+SEPARATOR = ";"
+"""Between the names of a multi-label column that is text, and in predictions."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,8 @@ class Task:
     ----------
     name : str
         Name of the task.
-    kind : {"regression", "classification"}
-        A number, or one of `classes`.
+    kind : {"regression", "classification", "multilabel"}
+        A number, one of `classes`, or any number of them.
     unit : str
         Unit of a regression target; empty for classes.
     classes : tuple of str
@@ -51,13 +55,17 @@ class Task:
     def __post_init__(self) -> None:
         if not self.column:
             object.__setattr__(self, "column", self.name)
-        if self.kind not in ("regression", "classification"):
+        if self.kind not in get_args(Kind):
             raise UserError(
-                f"task {self.name}: kind is {self.kind!r}; allowed: regression, classification"
+                f"task {self.name}: kind is {self.kind!r}; allowed: {', '.join(get_args(Kind))}"
             )
         distinct = len(set(self.classes)) == len(self.classes)
         if self.kind == "classification" and (len(self.classes) < 2 or not distinct):
             raise UserError(f"task {self.name}: classes must be at least two, all different")
+        if self.kind == "multilabel" and (not self.classes or not distinct):
+            raise UserError(f"task {self.name}: classes must be at least one, all different")
+        if self.kind == "multilabel" and any(SEPARATOR in name for name in self.classes):
+            raise UserError(f"task {self.name}: a class's name must not hold {SEPARATOR!r}")
         if self.kind == "regression" and self.classes:
             raise UserError(f"task {self.name}: a regression has no classes")
         if self.valid is not None and not self.valid[0] < self.valid[1]:
@@ -74,13 +82,17 @@ class Task:
         Parameters
         ----------
         labels : Series, length B
-            Values or class names; missing ones null.
+            Values, class names, or lists of the names that hold (as text: joined by ``;``);
+            missing ones null. An empty list says that none holds.
 
         Returns
         -------
-        float64 array, shape (B,)
-            The value, or the class's number; NaN where the label is missing or not allowed.
+        float64 array, shape (B,), or (B, C) for several labels
+            The value, the class's number, or 1 for each name that holds and 0 for the others;
+            NaN where the label is missing or not allowed (see `known`).
         """
+        if self.kind == "multilabel":
+            return self._several(labels)
         if self.kind == "regression":
             numbers = pd.to_numeric(labels, errors="coerce").to_numpy(dtype=np.float64, copy=True)
             low, high = self.valid or (-np.inf, np.inf)
@@ -96,6 +108,31 @@ class Task:
             numbers[present & (names == name)] = number
         return numbers
 
+    def _several(self, labels: pd.Series) -> npt.NDArray[np.float64]:
+        target_BC = np.full((len(labels), self.width), np.nan)
+        for row, entry in enumerate(labels):
+            if isinstance(entry, str):
+                entry = [part.strip() for part in entry.split(SEPARATOR)]
+            elif entry is None or np.isscalar(entry) or entry is pd.NA:
+                continue  # null; and a number is no list of names
+            names = {str(name) for name in entry}
+            target_BC[row] = [name in names for name in self.classes]
+            if OTHER in self.classes and not names <= set(self.classes):
+                target_BC[row, self.classes.index(OTHER)] = 1
+        return target_BC
+
+    def names(self, prediction_BC: npt.NDArray[np.floating]) -> npt.NDArray[np.object_]:
+        """Return what probabilities say, in words.
+
+        The most probable class; of several labels, those of at least 0.5, joined by ``;`` (empty
+        where none is).
+        """
+        classes = np.array(self.classes, dtype=object)
+        if self.kind == "classification":
+            return classes[prediction_BC.argmax(1)]
+        joined = [SEPARATOR.join(classes[row]) for row in prediction_BC >= 0.5]
+        return np.array(joined, dtype=object)
+
     def loss(
         self, truth_B: npt.NDArray[np.floating], prediction_BC: npt.NDArray[np.floating]
     ) -> float:
@@ -103,7 +140,7 @@ class Task:
 
         Parameters
         ----------
-        truth_B : array, shape (B,)
+        truth_B : array, shape (B,) or (B, C)
             What `targets` gives; rows with a missing label are left out.
         prediction_BC : array, shape (B, width)
             Values, or class probabilities.
@@ -111,17 +148,35 @@ class Task:
         Returns
         -------
         float
-            Mean absolute error, or mean negative log-likelihood; infinity where nothing is
-            labelled, so that nothing is ever chosen by it.
+            The mean of `losses`; infinity where nothing is labelled, so that nothing is ever
+            chosen by it.
         """
-        known = ~np.isnan(truth_B)
-        if not known.any():
+        rows = known(truth_B)
+        if not rows.any():
             return float("inf")
-        truth, prediction = truth_B[known], prediction_BC[known].astype(np.float64)
+        return float(self.losses(truth_B[rows], prediction_BC[rows]).mean())
+
+    def losses(
+        self, truth_B: npt.NDArray[np.floating], prediction_BC: npt.NDArray[np.floating]
+    ) -> npt.NDArray[np.float64]:
+        """Return each labelled record's loss, shape (…, B), for predictions of shape (…, B, C).
+
+        Absolute error, or negative log-likelihood (of several labels: their mean).
+        """
+        prediction = prediction_BC.astype(np.float64)
         if self.kind == "regression":
-            return float(np.abs(prediction[:, 0] - truth).mean())
-        likelihood = prediction[np.arange(len(truth)), truth.astype(int)]
-        return float(-np.log(np.clip(likelihood, 1e-7, None)).mean())
+            return np.abs(prediction[..., 0] - truth_B)
+        if self.kind == "multilabel":
+            likelihood = np.where(truth_B > 0.5, prediction, 1.0 - prediction)
+            return -np.log(np.clip(likelihood, SMALLEST, None)).mean(-1)
+        likelihood = prediction[..., np.arange(len(truth_B)), truth_B.astype(int)]
+        return -np.log(np.clip(likelihood, SMALLEST, None))
+
+
+def known(target_B: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Return which records have a label, bool (B,), from what `Task.targets` gives."""
+    missing: npt.NDArray[np.bool_] = np.isnan(target_B)
+    return ~missing if missing.ndim == 1 else ~np.any(missing, axis=1)
 
 
 TASKS: dict[str, Task] = {
@@ -172,7 +227,7 @@ def task_from(entry: str | dict[str, Any]) -> Task:
     values = {f.name: getattr(base, f.name) for f in fields(Task)} if base else {}
     values.update(settings, name=name)
     if "kind" not in values:
-        raise UserError(f"tasks.{name}: a new task needs kind: regression or classification")
+        raise UserError(f"tasks.{name}: a new task needs kind: {' or '.join(get_args(Kind))}")
     try:
         return TypeAdapter(Task).validate_python(values)
     except ValidationError as error:

@@ -18,6 +18,7 @@ from enecg.stage1.train import Outcome, Session, adapt_heads
 from enecg.tasks import TASKS, Task
 
 AGE, GENDER, RHYTHM = TASKS["age"], TASKS["gender"], TASKS["report_label"]
+FINDINGS = Task("findings", "multilabel", classes=("MI", "CD", "HYP"))
 
 
 def join_process_group(rank: int = 0, world: int = 1, path: str | None = None) -> None:
@@ -30,7 +31,7 @@ def join_process_group(rank: int = 0, world: int = 1, path: str | None = None) -
 
 @dataclass(frozen=True)
 class Problem:
-    """N records with D features that determine age and gender, a few labels missing."""
+    """N records with D features that determine age, gender and findings, some labels missing."""
 
     features_ND: np.ndarray
     nested: Nested
@@ -42,11 +43,12 @@ class Problem:
         random = np.random.default_rng(seed)
         targets = {name: values.copy() for name, values in self.targets.items()}
         for task in self.tasks:
-            noise = (
-                random.uniform(0, 100, rows.sum())
-                if task.kind == "regression"
-                else random.integers(0, task.width, rows.sum())
-            )
+            if task.kind == "regression":
+                noise = random.uniform(0, 100, rows.sum())
+            elif task.kind == "multilabel":
+                noise = random.integers(0, 2, (rows.sum(), task.width))
+            else:
+                noise = random.integers(0, task.width, rows.sum())
             targets[task.name][rows] = noise
         return replace(self, targets=targets)
 
@@ -65,7 +67,11 @@ def small_problem(n: int = 150, width: int = 6, seed: int = 0) -> Problem:
         "age": 50 + 12 * features_ND[:, 0] + 3 * random.normal(size=n),
         "gender": (features_ND[:, 1] + 0.3 * random.normal(size=n) > 0).astype(float),
     }
+    targets["findings"] = (
+        features_ND[:, 2:5] + 0.3 * random.normal(size=(n, FINDINGS.width)) > 0.2
+    ).astype(float)
     targets["age"][random.random(n) < 0.1] = np.nan
+    targets["findings"][random.random(n) < 0.1] = np.nan
     nested = Nested(
         np.array([f"g{row}" for row in range(n)], dtype=object),
         random.integers(0, 3, n),
@@ -73,7 +79,7 @@ def small_problem(n: int = 150, width: int = 6, seed: int = 0) -> Problem:
         random.integers(0, 5, n),
         ("0", "1", "2"),
     )
-    return Problem(features_ND, nested, [AGE, GENDER], targets)
+    return Problem(features_ND, nested, [AGE, GENDER, FINDINGS], targets)
 
 
 def settings(**changes: Any) -> Stage1Settings:

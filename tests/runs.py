@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+RHYTHMS = {"rhythms": {"kind": "multilabel", "classes": ["AFIB", "SR"], "column": "report_label"}}
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -17,7 +18,7 @@ def settings(store: Path, run_dir: Path, **changes: Any) -> dict[str, Any]:
     return {
         "records": str(store),
         "run_dir": str(run_dir),
-        "tasks": ["rr_interval", {"gender": {}}],
+        "tasks": ["rr_interval", {"gender": {}}, RHYTHMS],
         "folds": 2,
         "inner_folds": 2,
         "experts": {

@@ -22,7 +22,7 @@ from enecg.stage1.adapted import (
 from enecg.stage1.heads import Head
 from enecg.tasks import Task
 from models import DLINEAR, SETTINGS, adapted_expert, randomised, signals
-from problems import AGE, GENDER, RHYTHM
+from problems import AGE, FINDINGS, GENDER, RHYTHM
 
 
 def inputs_of(name: str, n: int = 3) -> torch.Tensor:
@@ -32,7 +32,7 @@ def inputs_of(name: str, n: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("n_models", [1, 3])
-@pytest.mark.parametrize("task", [AGE, RHYTHM], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
 @pytest.mark.parametrize(
     ("name", "kind"), [("rocket", "ridge"), ("rocket", "ffn"), ("dlinear", "ffn")]
 )
@@ -96,7 +96,7 @@ def test_a_backbone_that_heads_share_is_written_and_read_once(tmp_path: Path) ->
     assert torch.equal(read["gender"].answer(inputs), saved["gender"].answer(inputs))
 
 
-@pytest.mark.parametrize("task", [AGE, RHYTHM], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_the_answer_is_the_mean_of_the_models_answers(task: Task) -> None:
     several = adapted_expert("rocket", task, "ffn", 3)
     inputs = inputs_of("rocket")

@@ -21,7 +21,7 @@ from enecg.errors import UserError
 from enecg.predict import rows_of
 from enecg.tasks import Task, task_from
 from models import ROCKET, adapted_expert, bundle, signals
-from problems import AGE, GENDER, RHYTHM
+from problems import AGE, FINDINGS, GENDER, RHYTHM
 
 CPU = torch.device("cpu")
 OWN_TASK = task_from(
@@ -29,7 +29,7 @@ OWN_TASK = task_from(
 )
 
 
-@pytest.mark.parametrize("task", [AGE, RHYTHM, OWN_TASK], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS, OWN_TASK], ids=lambda task: task.name)
 def test_what_is_loaded_predicts_as_what_was_saved(task: Task, tmp_path: Path) -> None:
     made = bundle(task)
     made.save(tmp_path / task.name)
@@ -264,6 +264,15 @@ def test_columns_are_named_by_task_class_and_expert(three_tasks: list[Bundle]) -
     shares = np.stack([rhythm[name] for name in probabilities], axis=1)
     np.testing.assert_allclose(shares.sum(1), 1, rtol=1e-5)
     assert rhythm["report_label"].tolist() == [RHYTHM.classes[c] for c in shares.argmax(1)]
+
+
+def test_of_several_labels_those_that_hold_are_named() -> None:
+    made = bundle(FINDINGS)
+    [(predicted_BC, weights_BE)] = Predictor([made], CPU)(signals(3)).values()
+    predicted_BC[:] = [[0.9, 0.5, 0.1], [0.1, 0.2, 0.3], [0.0, 0.0, 1.0]]
+    columns = rows_of(made, predicted_BC, weights_BE)
+    assert columns["findings"].tolist() == ["MI;CD", "", "HYP"]
+    np.testing.assert_array_equal(columns["findings__p__CD"], predicted_BC[:, 1])
 
 
 def test_a_bundle_refuses_a_backbone_that_it_was_not_made_with(tmp_path: Path) -> None:

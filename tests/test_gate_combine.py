@@ -7,11 +7,12 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from scipy.special import expit
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
 from enecg.gate.combine import dummy, greedy_selection, mix, stacking_weights, uniform
-from enecg.tasks import Task
-from problems import AGE, GENDER, RHYTHM
+from enecg.tasks import Task, known
+from problems import AGE, FINDINGS, GENDER, RHYTHM
 
 
 def library(task: Task, n_candidates: int = 5, n: int = 200) -> tuple[list[np.ndarray], np.ndarray]:
@@ -21,6 +22,14 @@ def library(task: Task, n_candidates: int = 5, n: int = 200) -> tuple[list[np.nd
         target = random.normal(50, 10, n)
         found = [target + random.normal(0, 4 + number, n) for number in range(n_candidates)]
         candidates = [one[:, None].astype(np.float32) for one in found]
+    elif task.kind == "multilabel":
+        target = random.integers(0, 2, (n, task.width)).astype(float)
+        candidates = [
+            expit(4 * target - 2 + (1 + number) * random.normal(size=target.shape)).astype(
+                np.float32
+            )
+            for number in range(n_candidates)
+        ]
     else:
         target = random.integers(0, task.width, n).astype(float)
         logits = [2 * np.eye(task.width)[target.astype(int)] + random.normal(size=(n, task.width))
@@ -38,14 +47,14 @@ def loss_of(
     return task.loss(target, np.mean([candidates[m].astype(np.float64) for m in members], axis=0))
 
 
-@pytest.mark.parametrize("task", [AGE, GENDER, RHYTHM], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, GENDER, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_the_first_draw_is_the_best_single_candidate(task: Task) -> None:
     candidates, target = library(task)
     losses = [task.loss(target, one) for one in candidates]
     assert greedy_selection(task, candidates, target, 1) == {int(np.argmin(losses)): 1}
 
 
-@pytest.mark.parametrize("task", [AGE, GENDER, RHYTHM], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, GENDER, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_every_draw_is_the_one_that_helps_most(task: Task) -> None:
     candidates, target = library(task)
     members: list[int] = []
@@ -95,22 +104,22 @@ def stacked(candidates: list[np.ndarray]) -> np.ndarray:
     return np.stack(candidates, axis=1)
 
 
-@pytest.mark.parametrize("task", [AGE, GENDER, RHYTHM], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, GENDER, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_stacking_weights_are_the_constrained_least_squares_solution(task: Task) -> None:
     candidates, target = library(task)
     outputs_BEC = stacked(candidates)
     weights = stacking_weights(task, outputs_BEC, target)
     assert (weights >= 0).all()
     assert weights.sum() == pytest.approx(1, abs=1e-12)
-    known = ~np.isnan(target)
-    wanted = (
-        target[known, None]
-        if task.kind == "regression"
-        else np.eye(task.width)[target[known].astype(int)]
-    )
+    labelled = known(target)
+    wanted = {
+        "regression": lambda: target[labelled, None],
+        "classification": lambda: np.eye(task.width)[target[labelled].astype(int)],
+        "multilabel": lambda: target[labelled],
+    }[task.kind]()
 
     def error(weights_E: np.ndarray) -> float:
-        residual = np.einsum("bec,e->bc", outputs_BEC[known].astype(float), weights_E) - wanted
+        residual = np.einsum("bec,e->bc", outputs_BEC[labelled].astype(float), weights_E) - wanted
         return float((residual**2).mean())
 
     reference = minimize(
@@ -157,15 +166,18 @@ def test_mixing_is_a_weighted_sum() -> None:
 def test_the_dummy_is_scikit_learns() -> None:
     nothing = np.zeros((200, 1))
     _, age = library(AGE)
-    known = ~np.isnan(age)
-    mean = DummyRegressor().fit(nothing[known], age[known]).predict(nothing[:7])
+    rows = known(age)
+    mean = DummyRegressor().fit(nothing[rows], age[rows]).predict(nothing[:7])
     np.testing.assert_allclose(dummy(AGE, age, 7)[:, 0], mean, rtol=1e-6)
     _, rhythm = library(RHYTHM)
     rhythm[rhythm == 2] = np.nan  # a declared class that nobody has
-    known = ~np.isnan(rhythm)
-    prior = DummyClassifier(strategy="prior").fit(nothing[known], rhythm[known])
+    rows = known(rhythm)
+    prior = DummyClassifier(strategy="prior").fit(nothing[rows], rhythm[rows])
     answer = dummy(RHYTHM, rhythm, 7)
     assert answer.shape == (7, 4)
     np.testing.assert_allclose(answer[:, [0, 1, 3]], prior.predict_proba(nothing[:7]), rtol=1e-6)
     assert (answer[:, 2] == 0).all()
     assert (answer.argmax(1) == prior.predict(nothing[:7])).all()
+    _, findings = library(FINDINGS)
+    shares = dummy(FINDINGS, findings, 7)
+    np.testing.assert_allclose(shares, np.tile(np.nanmean(findings, 0), (7, 1)), rtol=1e-6)

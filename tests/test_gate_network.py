@@ -13,7 +13,7 @@ from enecg.gate.network import Gates, gate_view, train_gates
 from enecg.gate.space import GateChoice
 from enecg.signals import LEADS
 from enecg.tasks import Task
-from problems import AGE, RHYTHM
+from problems import AGE, FINDINGS, RHYTHM
 
 EXPERTS = ["a", "b", "c"]
 
@@ -55,6 +55,8 @@ def material(task: Task = AGE, units: int = 3, n: int = 300) -> Material:
     if task.kind == "classification":
         outputs /= outputs.sum(-1, keepdims=True)
         target = random.integers(0, task.width, n).astype(float)
+    elif task.kind == "multilabel":
+        target = random.integers(0, 2, (n, task.width)).astype(float)
     else:
         target = random.normal(size=n)
     target[::9] = np.nan
@@ -105,7 +107,7 @@ def test_a_gate_starts_as_the_plain_mean(depth: int) -> None:
     torch.testing.assert_close(weights, torch.full_like(weights, 1 / 3))
 
 
-@pytest.mark.parametrize("task", [AGE, RHYTHM], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_without_any_label_a_gate_stays_the_plain_mean(task: Task) -> None:
     given = material(task)
     nothing = replace(given, target_N=np.full_like(given.target_N, np.nan))
@@ -115,7 +117,7 @@ def test_without_any_label_a_gate_stays_the_plain_mean(task: Task) -> None:
 
 @pytest.mark.parametrize("leads", ["II", "all"])
 @pytest.mark.parametrize("depth", [0, 1, 2])
-@pytest.mark.parametrize("task", [AGE, RHYTHM], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_a_gate_in_a_stack_is_the_gate_trained_alone(task: Task, depth: int, leads: str) -> None:
     """Bit for bit: else what a fold learns would depend on which other folds chose its trial."""
     given = material(task, units=5)
@@ -127,7 +129,7 @@ def test_a_gate_in_a_stack_is_the_gate_trained_alone(task: Task, depth: int, lea
 
 @pytest.mark.parametrize("what", ["labels", "outputs"])
 @pytest.mark.parametrize("value", ["noise", "nan"])
-@pytest.mark.parametrize("task", [AGE, RHYTHM], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_records_a_gate_may_not_learn_from_change_nothing(
     task: Task, value: str, what: str
 ) -> None:
@@ -135,7 +137,9 @@ def test_records_a_gate_may_not_learn_from_change_nothing(
     if what == "labels":
         hidden_N = ~given.learns_UN[1]
         target = given.target_N.copy()
-        noise = np.random.default_rng(1).integers(0, task.width, hidden_N.sum())
+        noise = np.random.default_rng(1).integers(0, max(2, task.width), hidden_N.sum())
+        if task.kind == "multilabel":
+            noise = np.random.default_rng(1).integers(0, 2, (hidden_N.sum(), task.width))
         target[hidden_N] = np.nan if value == "nan" else noise
         changed = replace(given, target_N=target)
     else:
@@ -163,7 +167,7 @@ def test_the_seed_gives_the_numbers() -> None:
     assert not torch.equal(tensors(other)[0], tensors(given.train(choice()))[0])
 
 
-@pytest.mark.parametrize("task", [AGE, RHYTHM], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
 @pytest.mark.parametrize("depth", [0, 1])
 def test_a_gate_learns_which_expert_is_right_where_a_lead_tells(task: Task, depth: int) -> None:
     random = np.random.default_rng(2)
@@ -177,6 +181,9 @@ def test_a_gate_learns_which_expert_is_right_where_a_lead_tells(task: Task, dept
         right, wrong = (
             np.eye(task.width)[(classes_N + shift) % task.width] * 0.9 + 0.025 for shift in (0, 1)
         )
+    elif task.kind == "multilabel":
+        target = random.integers(0, 2, (n, task.width)).astype(float)
+        right, wrong = (np.abs(target - shift) * 0.95 + 0.025 for shift in (0, 1))
     else:
         target = random.normal(50, 10, n)
         right, wrong = (target + random.normal(0, spread, n) for spread in (1, 15))

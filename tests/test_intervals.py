@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from enecg.errors import JobFailed
 from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.metrics import LOWER_IS_BETTER, score
 from enecg.evaluation.weighted_metrics import weighted_scores
-from enecg.tasks import TASKS, Task
+from enecg.tasks import Task
+from problems import AGE, FINDINGS, GENDER, RHYTHM
 
-AGE, GENDER, RHYTHM = TASKS["age"], TASKS["gender"], TASKS["report_label"]
-ALL = [AGE, GENDER, RHYTHM]
+ALL = [AGE, GENDER, RHYTHM, FINDINGS]
 
 
 def simulated(task: Task, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -25,6 +26,9 @@ def simulated(task: Task, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     if task.kind == "regression":
         truth = np.round(rng.normal(50, 15, n))
         return truth, np.round(truth + rng.normal(0, 8, n))[:, None]
+    if task.kind == "multilabel":
+        holds = rng.random((n, task.width)) < [0.5, 0.2, 0.05]
+        return holds.astype(float), np.round(expit(rng.normal(2 * holds - 1)), 1)
     truth = np.minimum(rng.geometric(0.5, size=n) - 1, task.width - 1)
     odds = np.exp(np.round(rng.normal(size=(n, task.width)) + np.eye(task.width)[truth], 1))
     return truth.astype(float), odds / odds.sum(axis=1, keepdims=True)

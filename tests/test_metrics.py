@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 from sklearn import metrics as sk
 
 from enecg.errors import JobFailed
@@ -18,9 +19,8 @@ from enecg.evaluation.metrics import (
     main_metric,
     score,
 )
-from enecg.tasks import TASKS, Task
-
-AGE, GENDER, RHYTHM = TASKS["age"], TASKS["gender"], TASKS["report_label"]
+from enecg.tasks import Task
+from problems import AGE, FINDINGS, GENDER, RHYTHM
 
 
 def simulated(task: Task, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +29,9 @@ def simulated(task: Task, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     if task.kind == "regression":
         truth = rng.normal(50, 15, n)
         return truth, (truth + rng.normal(0, 8, n))[:, None]
+    if task.kind == "multilabel":
+        holds = rng.random((n, task.width)) < 0.4
+        return holds.astype(float), np.round(expit(rng.normal(2 * holds - 1)), 2)
     truth = rng.integers(task.width, size=n)
     logits = np.round(rng.normal(size=(n, task.width)) + np.eye(task.width)[truth], 1)
     odds = np.exp(logits)
@@ -68,6 +71,33 @@ def test_several_classes_as_scikit_learn() -> None:
     assert scores["auprc"] == pytest.approx(
         sk.average_precision_score(np.eye(4)[truth.astype(int)], prediction, average="macro")
     )
+
+
+def test_several_labels_as_scikit_learn() -> None:
+    truth, prediction = simulated(FINDINGS, 200)
+    scores = score(FINDINGS, truth, prediction)
+    answer = prediction >= 0.5
+    macro = {"average": "macro", "zero_division": 0}
+    assert set(scores) == set(CLASSIFICATION_METRICS)
+    assert scores["accuracy"] == pytest.approx(1 - sk.hamming_loss(truth, answer))
+    assert scores["precision"] == pytest.approx(sk.precision_score(truth, answer, **macro))
+    assert scores["recall"] == pytest.approx(sk.recall_score(truth, answer, **macro))
+    assert scores["f1"] == pytest.approx(sk.f1_score(truth, answer, **macro))
+    assert scores["auroc"] == pytest.approx(sk.roc_auc_score(truth, prediction, average="macro"))
+    assert scores["auprc"] == pytest.approx(
+        sk.average_precision_score(truth, prediction, average="macro")
+    )
+
+
+def test_areas_of_several_labels_are_over_those_that_some_have_and_others_have_not() -> None:
+    truth = np.array([[1.0, 0, 1], [0, 0, 1], [1, 0, 1]])
+    prediction = np.array([[0.9, 0.2, 0.8], [0.3, 0.1, 0.9], [0.6, 0.4, 0.7]])
+    scores = score(FINDINGS, truth, prediction)
+    assert scores["auroc"] == scores["auprc"] == scores["accuracy"] == 1.0
+    assert scores["f1"] == pytest.approx(2 / 3)  # the mean over what is declared
+    assert "auroc" not in score(FINDINGS, truth[:1], prediction[:1])
+    with pytest.raises(ValueError, match="not probabilities"):
+        score(FINDINGS, truth, 2 * prediction)
 
 
 def test_macro_means_are_over_declared_classes_and_areas_over_present_ones() -> None:
@@ -121,7 +151,8 @@ def test_impossible_predictions_are_refused() -> None:
         score(GENDER, np.array([0.0, 2.0]), np.full((2, 2), 0.5))
 
 
-@given(st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([AGE, GENDER, RHYTHM]))
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([AGE, GENDER, RHYTHM, FINDINGS]))
 def test_scores_are_finite_in_range_and_free_of_row_order(n: int, seed: int, task: Task) -> None:
     truth, prediction = simulated(task, n, seed)
     scores = score(task, truth, prediction)
@@ -130,9 +161,10 @@ def test_scores_are_finite_in_range_and_free_of_row_order(n: int, seed: int, tas
     for name, value in scores.items():
         assert type(value) is float and math.isfinite(value)
         assert value == pytest.approx(backwards[name], abs=1e-12)
-        if task.kind == "classification":
+        if task.kind != "regression":
             assert 0.0 <= value <= 1.0 + 1e-12
 
 
 def test_main_metrics() -> None:
-    assert [main_metric(t) for t in (AGE, GENDER, RHYTHM)] == ["mae", "auroc", "f1"]
+    tasks = (AGE, GENDER, RHYTHM, FINDINGS)
+    assert [main_metric(task) for task in tasks] == ["mae", "auroc", "f1", "auroc"]

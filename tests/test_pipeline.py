@@ -61,6 +61,7 @@ def test_results_hold_what_the_contract_promises(finished: Path) -> None:
     for task, metrics in (
         ("rr_interval", {"mae", "mse", "r2"}),
         ("gender", {"accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece"}),
+        ("rhythms", {"accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece"}),
     ):
         predictors = results["tasks"][task]["predictors"]
         assert set(predictors) == PREDICTORS
@@ -155,6 +156,10 @@ def test_predictions_from_a_store_and_from_wfdb_files_agree(
     np.testing.assert_array_equal(one[probabilities], other[probabilities])
     np.testing.assert_allclose(one[probabilities].sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(one[weights].sum(axis=1), 1, atol=1e-5)
+    named = one["rhythms"].str.split(";").explode()
+    for name in ("AFIB", "SR"):
+        holds = named.index[named == name]
+        assert set(holds) == set(one.index[one[f"rhythms__p__{name}"] >= 0.5])
     assert (one["gender"] == np.where(one[probabilities[0]] > 0.5, "male", "female")).all()
 
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from enecg.stage1.ridge import calibrate, fit_ridge, ridge_path
-from problems import AGE, GENDER
+from problems import AGE, FINDINGS, GENDER
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
@@ -51,6 +51,17 @@ def test_a_head_answers_in_the_tasks_unit_and_with_probabilities() -> None:
     probabilities = head.answer(head(f_RD)).detach()
     torch.testing.assert_close(probabilities.sum(1), torch.ones(200))
     assert (probabilities.argmax(1) == gender_R).float().mean() > 0.9
+
+
+def test_each_of_several_labels_gets_probabilities_of_its_own() -> None:
+    random = np.random.default_rng(3)
+    f_RD = torch.from_numpy(random.normal(size=(400, 8))).float()
+    holds_RC = (f_RD[:, 2:5] + 0.3 * torch.randn(400, 3) > torch.tensor([0.0, 1.0, 9.0])).double()
+    head = fit_ridge(f_RD, holds_RC, torch.arange(400) % 5, FINDINGS)
+    answer = head.answer(head(f_RD)).detach()
+    assert ((answer > 0.5) == holds_RC.bool()).double().mean(0).min() > 0.9
+    assert 0 <= answer[:, 2].max() < 0.05, "nobody has it"
+    torch.testing.assert_close(answer.mean(0), holds_RC.float().mean(0), atol=0.02, rtol=0)
 
 
 def test_constant_features_do_no_harm() -> None:

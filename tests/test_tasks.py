@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import log_loss, mean_absolute_error
 
 from enecg.errors import UserError
-from enecg.tasks import TASKS, Task, task_from
+from enecg.tasks import TASKS, Task, known, task_from
 
 AGE, GENDER, RHYTHM = TASKS["age"], TASKS["gender"], TASKS["report_label"]
 NAN = np.nan
@@ -37,6 +39,42 @@ def test_labels_become_targets(task: Task, labels: list[Any], targets: list[floa
     found = task.targets(pd.Series(labels))
     assert found.dtype == np.float64
     np.testing.assert_array_equal(found, targets)
+
+
+SEVERAL = Task("x", "multilabel", classes=("A", "B"))
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["lists", "text"])
+def test_labels_of_several_names_become_a_row_of_zeros_and_ones(text: bool) -> None:
+    labels: list[Any] = [["A"], ["B", "A"], ["C"], None, ["B", "B"]]
+    wanted = [[1, 0], [1, 1], [0, 0], [NAN, NAN], [0, 1]]
+    if text:
+        labels = [None if names is None else " ; ".join(names) for names in labels]
+        labels, wanted = [*labels, NAN, pd.NA], [*wanted, [NAN, NAN], [NAN, NAN]]
+    else:
+        labels, wanted = [*labels, []], [*wanted, [0, 0]]
+    column = pd.Series(labels, dtype=object)
+    np.testing.assert_array_equal(SEVERAL.targets(column), wanted)
+    open_ended = Task("x", "multilabel", classes=("A", "other"))
+    found = open_ended.targets(column)[:5]
+    np.testing.assert_array_equal(found, [[1, 0], [1, 1], [0, 1], [NAN, NAN], [0, 1]])
+
+
+def test_lists_of_names_come_through_parquet(tmp_path: Path) -> None:
+    labels = pd.Series([["A"], [], None, ["B", "A"]])
+    labels.to_frame("x").to_parquet(tmp_path / "t.parquet")
+    read = pq.read_table(tmp_path / "t.parquet").to_pandas()["x"]
+    np.testing.assert_array_equal(SEVERAL.targets(read), [[1, 0], [0, 0], [NAN, NAN], [1, 1]])
+
+
+def test_the_loss_of_several_labels_is_their_mean_log_loss() -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, (50, 2)).astype(float)
+    prediction = random.random((50, 2))
+    truth[4] = NAN
+    rows = known(truth)
+    expected = np.mean([log_loss(truth[rows, c], prediction[rows, c]) for c in (0, 1)])
+    assert SEVERAL.loss(truth, prediction) == pytest.approx(expected, rel=1e-9)
 
 
 def test_labels_read_from_parquet_may_be_of_any_column_type() -> None:
@@ -120,7 +158,12 @@ def test_a_mapping_describes_a_new_task() -> None:
         ({"age": {"valid": [5, 1]}}, r"task age: valid must be \[smallest, largest\]"),
         ({"age": {"classes": ["a", "b"]}}, "task age: a regression has no classes"),
         ({"age": {"column": 3}}, "tasks.age.column.*3"),
-        ({"x": {"kind": "ranking"}}, "tasks.x.kind.*'regression' or 'classification'"),
+        (
+            {"x": {"kind": "ranking"}},
+            "tasks.x.kind.*'regression', 'classification' or 'multilabel'",
+        ),
+        ({"x": {"kind": "multilabel"}}, "task x: classes must be at least one"),
+        ({"x": {"kind": "multilabel", "classes": ["a;b"]}}, "must not hold ';'"),
         ({"gender": {"classes": ["male"]}}, "task gender: classes must be at least two"),
         ({"gender": {"classes": ["m", "f", "m"]}}, "all different"),
         ({"gender": {"classes": "male"}}, "tasks.gender.classes.*'male'"),

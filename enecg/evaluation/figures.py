@@ -8,6 +8,7 @@ from io import BytesIO
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
 
 from enecg.evaluation.metrics import Numbers, labelled, main_metric
 from enecg.evaluation.wording import METRIC_NAMES, NOT_EXPERTS, Predictors, number
@@ -64,11 +65,13 @@ def metric_figure(task: Task, predictors: Predictors) -> bytes:
 def prediction_figure(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> bytes:
     """Draw out-of-sample predictions: a scatter for a number, a confusion matrix for classes.
 
+    Of several labels, each one's area under the ROC curve.
+
     Parameters
     ----------
     task : Task
         What is predicted.
-    truth_B : float array, shape (B,)
+    truth_B : float array, shape (B,), or (B, C) for several labels
         Labels as for `metrics.score`; records without one are left out.
     prediction_BC : float array, shape (B, C)
         Predictions as for `metrics.score`.
@@ -76,6 +79,8 @@ def prediction_figure(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> b
     truth, prediction = labelled(task, truth_B, prediction_BC)
     if task.kind == "regression":
         return _scatter(task, truth, prediction[:, 0])
+    if task.kind == "multilabel":
+        return _areas(task, truth > 0.5, prediction)
     counts = np.zeros((task.width, task.width), dtype=np.int64)
     np.add.at(counts, (truth.astype(np.int64), prediction.argmax(axis=1)), 1)
     return _confusion(task, counts)
@@ -131,6 +136,33 @@ def _confusion(task: Task, counts: np.ndarray) -> bytes:
     axes.set(xlabel="Predicted", ylabel="Label")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    return _svg(figure)
+
+
+def _areas(task: Task, truth_BC: np.ndarray, prediction_BC: Numbers) -> bytes:
+    figure = Figure(figsize=(4.8, 0.8 + 0.35 * task.width), layout="constrained")
+    axes = figure.add_subplot()
+    for row, (truth_B, predicted_B) in enumerate(zip(truth_BC.T, prediction_BC.T, strict=True)):
+        if 0 < truth_B.sum() < truth_B.size:
+            area = roc_auc_score(truth_B, predicted_B)
+            axes.plot([0.5, area], [row, row], color=_BLUE, lw=2)
+            axes.plot(area, row, "o", color=_BLUE, ms=6)
+            axes.annotate(
+                f"{area:.3f}",
+                (1.01, row),
+                xycoords=("axes fraction", "data"),
+                fontsize=9,
+                verticalalignment="center",
+            )
+    counts = truth_BC.sum(axis=0)
+    names = [f"{name} ({n:,})" for name, n in zip(task.classes, counts, strict=True)]
+    axes.set_yticks(range(task.width), names)
+    axes.set_ylim(task.width - 0.5, -0.5)
+    axes.set_xlabel("AUROC of each label (records that have it)")
+    axes.grid(axis="x", color="#e5e7eb", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
     return _svg(figure)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from enecg.evaluation.metrics import Floats, Numbers, labelled, score
 from enecg.evaluation.weighted_metrics import weighted_scores
-from enecg.tasks import Task
+from enecg.tasks import Task, known
 
 _CELLS_AT_ONCE = 300_000
 """Records × resamples worked on together: 2.4 MB an array, near what a processor's cache holds."""
@@ -47,8 +47,8 @@ def fold_summary(
     ----------
     task : Task
         What is predicted.
-    truth_B : float array, shape (B,)
-        Values or class numbers; NaN where the label is missing.
+    truth_B : float array, shape (B,), or (B, C) for several labels
+        What `Task.targets` gives; NaN where the label is missing.
     prediction_BC : float array, shape (B, C)
         Out-of-sample predictions, as for `metrics.score`.
     fold_B : int array, shape (B,)
@@ -81,11 +81,11 @@ def fold_summary(
     fold_B, name_B = np.asarray(fold_B), np.asarray(group_B, dtype=str)
     labelled(task, truth_B, prediction_BC)
     # One order of records, whichever they came in: sums of floats depend on it in the last bit.
-    order = np.lexsort((*prediction_BC.T, truth_B, name_B))
+    order = np.lexsort((*prediction_BC.T, *np.atleast_2d(truth_B.T), name_B))
     by_fold: list[dict[str, float]] = []
     total: dict[str, Floats] = {}
     for place, fold in enumerate(np.unique(fold_B)):
-        rows = order[(fold_B[order] == fold) & ~np.isnan(truth_B[order])]
+        rows = order[(fold_B[order] == fold) & known(truth_B)[order]]
         by_fold.append(score(task, truth_B[rows], prediction_BC[rows]))
         if not by_fold[-1]:
             return {}  # a fold without labels: no metric applies in every fold

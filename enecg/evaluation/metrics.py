@@ -15,7 +15,7 @@ from sklearn.metrics import (
 )
 
 from enecg.errors import JobFailed
-from enecg.tasks import Task
+from enecg.tasks import Task, known
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.floating]
@@ -30,11 +30,12 @@ _SUM_TOLERANCE = 0.02  # class probabilities computed in bfloat16 add up to 1 wi
 def main_metric(task: Task) -> str:
     """Return the metric that a task's predictors are compared by.
 
-    ``mae`` for a regression, ``auroc`` for two classes, ``f1`` for more.
+    ``mae`` for a regression, ``auroc`` for two classes and for several labels, ``f1`` for more
+    classes.
     """
     if task.kind == "regression":
         return "mae"
-    return "auroc" if len(task.classes) == 2 else "f1"
+    return "auroc" if task.kind == "multilabel" or len(task.classes) == 2 else "f1"
 
 
 def score(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> dict[str, float]:
@@ -44,12 +45,11 @@ def score(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> dict[str, flo
     ----------
     task : Task
         What is predicted.
-    truth_B : float array, shape (B,)
-        Values in the task's unit, or class numbers; NaN where the label is missing. Such records
-        are left out.
+    truth_B : float array, shape (B,), or (B, C) for several labels
+        What `Task.targets` gives. Records whose label is missing (NaN) are left out.
     prediction_BC : float array, shape (B, C)
-        Regression: C = 1, values in the task's unit. Classification: probabilities of the
-        declared classes, in their order.
+        Regression: C = 1, values in the task's unit. Else: probabilities of the declared
+        classes, in their order; those of several labels need not sum to 1.
 
     Returns
     -------
@@ -59,7 +59,11 @@ def score(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> dict[str, flo
         nor predicted), with the most probable class as the answer; ``auroc`` and ``auprc``
         (average precision) of the second class where two are declared, else of each class present
         against the rest, averaged; ``ece``, the expected calibration error of the most probable
-        class over 15 bins of equal width (Guo et al., ICML 2017). A metric that does not apply is
+        class over 15 bins of equal width (Guo et al., ICML 2017). Several labels: each label is
+        a yes-or-no question, "yes" from 0.5; ``accuracy`` is the share of right answers to all
+        of them, ``precision``, ``recall`` and ``f1`` are means over the declared labels,
+        ``auroc`` and ``auprc`` over those that some records have and others have not, and
+        ``ece`` is over all answers. A metric that does not apply is
         absent: ``r2`` where all labels are equal, ``auroc`` and ``auprc`` where one class alone is
         present, everything where no label is.
 
@@ -75,6 +79,8 @@ def score(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> dict[str, flo
         return {}
     if task.kind == "regression":
         return _regression(truth, prediction[:, 0])
+    if task.kind == "multilabel":
+        return _multilabel(truth > 0.5, prediction)
     return _classification(truth.astype(np.int64), prediction)
 
 
@@ -88,20 +94,22 @@ def labelled(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> tuple[Floa
     """
     truth = np.asarray(truth_B, dtype=np.float64)
     prediction = np.asarray(prediction_BC, dtype=np.float64)
-    if prediction.shape != (truth.size, task.width) or truth.ndim != 1:
+    n = len(truth)
+    wanted = (n, task.width) if task.kind == "multilabel" else (n,)
+    if prediction.shape != (n, task.width) or truth.shape != wanted:
         raise ValueError(
             f"task {task.name}: predictions are of shape {prediction.shape} for labels of shape "
-            f"{truth.shape}; expected ({truth.size}, {task.width})"
+            f"{truth.shape}; expected ({n}, {task.width}) and {wanted}"
         )
     bad = np.flatnonzero(~np.isfinite(prediction).all(axis=1))
     if bad.size:
         raise JobFailed(
-            f"task {task.name}: {bad.size} of {truth.size} predictions are not finite numbers, "
+            f"task {task.name}: {bad.size} of {n} predictions are not finite numbers, "
             f"the first in row {bad[0]}"
         )
     if np.isinf(truth).any():
         raise ValueError(f"task {task.name}: a label is infinite; a missing one is NaN")
-    present = ~np.isnan(truth)
+    present = known(truth)
     truth, prediction = truth[present], prediction[present]
     if task.kind == "classification" and truth.size:
         if not np.isin(truth, np.arange(task.width)).all():
@@ -109,6 +117,11 @@ def labelled(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> tuple[Floa
         off = np.abs(prediction.sum(axis=1) - 1.0).max()
         if prediction.min() < 0.0 or off > _SUM_TOLERANCE:
             raise ValueError(f"task {task.name}: predictions are not class probabilities")
+    if task.kind == "multilabel" and truth.size:
+        if not np.isin(truth, (0, 1)).all():
+            raise ValueError(f"task {task.name}: labels must be 0 or 1")
+        if prediction.min() < 0.0 or prediction.max() > 1.0:
+            raise ValueError(f"task {task.name}: predictions are not probabilities")
     return truth, prediction
 
 
@@ -150,6 +163,29 @@ def _classification(truth: npt.NDArray[np.int64], prediction: Floats) -> dict[st
         ranked = [c for c in ranked_classes(n_classes) if c in present]
         for name, metric in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
             scores[name] = float(np.mean([metric(truth == c, prediction[:, c]) for c in ranked]))
+    return scores
+
+
+def _multilabel(truth_BC: npt.NDArray[np.bool_], prediction_BC: Floats) -> dict[str, float]:
+    answer_BC = prediction_BC >= 0.5
+    right_BC = answer_BC == truth_BC
+    hit_C, answered_C, present_C = (
+        which_BC.sum(axis=0) for which_BC in (answer_BC & truth_BC, answer_BC, truth_BC)
+    )
+    confidence_BC = np.maximum(prediction_BC, 1.0 - prediction_BC)
+    scores = {
+        "accuracy": float(right_BC.mean()),
+        # Nothing to divide by means nothing was hit: 0 of 1 is the 0 that is wanted.
+        "precision": float(np.mean(hit_C / np.maximum(answered_C, 1))),
+        "recall": float(np.mean(hit_C / np.maximum(present_C, 1))),
+        "f1": float(np.mean(2 * hit_C / np.maximum(present_C + answered_C, 1))),
+        "ece": _calibration_error(confidence_BC.ravel(), right_BC.ravel()),
+    }
+    ranked = [c for c in range(truth_BC.shape[1]) if 0 < truth_BC[:, c].sum() < len(truth_BC)]
+    if ranked:
+        for name, metric in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
+            areas = [metric(truth_BC[:, c], prediction_BC[:, c]) for c in ranked]
+            scores[name] = float(np.mean(areas))
     return scores
 
 

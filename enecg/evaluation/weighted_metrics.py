@@ -24,7 +24,7 @@ def weighted_scores(
     ----------
     task : Task
         What is predicted.
-    truth_B : float64 array, shape (B,)
+    truth_B : float64 array, shape (B,), or (B, C) for several labels
         Labels, none missing (as `metrics.labelled` returns them).
     prediction_BC : float64 array, shape (B, C)
         Predictions, as for `metrics.score`.
@@ -39,6 +39,8 @@ def weighted_scores(
     """
     if task.kind == "regression":
         return _regression(truth_B, prediction_BC[:, 0], weight_BR)
+    if task.kind == "multilabel":
+        return _multilabel(truth_B > 0.5, prediction_BC, weight_BR)
     return _classification(truth_B.astype(np.int64), prediction_BC, weight_BR)
 
 
@@ -85,6 +87,43 @@ def _classification(
         *(
             _ranking(truth_B == number, prediction_BC[:, number], weight_BR)
             for number in ranked_classes(n_classes)
+        ),
+        strict=True,
+    )
+    scores["auroc"] = _mean_of_present(np.stack(auroc))
+    scores["auprc"] = _mean_of_present(np.stack(auprc))
+    return scores
+
+
+def _multilabel(
+    truth_BC: npt.NDArray[np.bool_], prediction_BC: Floats, weight_BR: Floats
+) -> dict[str, Floats]:
+    answer_BC = prediction_BC >= 0.5
+    right_BC = answer_BC == truth_BC
+    all_R = weight_BR.sum(axis=0) * truth_BC.shape[1]
+
+    def drawn(which_BC: npt.NDArray[np.bool_]) -> Floats:
+        return np.asarray(csr_array(which_BC.T.astype(np.float64)) @ weight_BR)
+
+    hit_CR, answered_CR, present_CR = (
+        drawn(which) for which in (answer_BC & truth_BC, answer_BC, truth_BC)
+    )
+    confidence_BC = np.maximum(prediction_BC, 1.0 - prediction_BC)
+    gap_MR = sum(
+        _sums_by(confidence_bin(confidence_B), confidence_B - right_B, ECE_BINS, weight_BR)
+        for confidence_B, right_B in zip(confidence_BC.T, right_BC.T, strict=True)
+    )
+    scores = {
+        "accuracy": drawn(right_BC).sum(axis=0) / all_R,
+        "precision": np.nan_to_num(_ratio(hit_CR, answered_CR)).mean(axis=0),
+        "recall": np.nan_to_num(_ratio(hit_CR, present_CR)).mean(axis=0),
+        "f1": np.nan_to_num(_ratio(2.0 * hit_CR, present_CR + answered_CR)).mean(axis=0),
+        "ece": np.abs(gap_MR).sum(axis=0) / all_R,
+    }
+    auroc, auprc = zip(
+        *(
+            _ranking(truth_B, prediction_B, weight_BR)
+            for truth_B, prediction_B in zip(truth_BC.T, prediction_BC.T, strict=True)
         ),
         strict=True,
     )

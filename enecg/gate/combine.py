@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from enecg.tasks import Task
+from enecg.tasks import Task, known
 
 Array = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.float64]
@@ -29,7 +29,7 @@ def stacking_weights(task: Task, outputs_BEC: Array, target_B: Targets) -> npt.N
     task : Task
     outputs_BEC : array, shape (B, E, C)
         Out-of-fold outputs for training records.
-    target_B : array, shape (B,)
+    target_B : array, shape (B,), or (B, C) for several labels
         NaN where missing.
 
     Returns
@@ -37,10 +37,12 @@ def stacking_weights(task: Task, outputs_BEC: Array, target_B: Targets) -> npt.N
     float64 array, shape (E,)
         They sum to 1; all equal where the outputs explain nothing.
     """
-    known = ~np.isnan(target_B)
-    outputs_BEC, target_B = outputs_BEC[known].astype(np.float64), target_B[known]
+    labelled = known(target_B)
+    outputs_BEC, target_B = outputs_BEC[labelled].astype(np.float64), target_B[labelled]
     if task.kind == "regression":
         wanted_BC = target_B[:, None]
+    elif task.kind == "multilabel":
+        wanted_BC = target_B
     else:
         wanted_BC = np.eye(task.width)[target_B.astype(int)]
     # The weights are to sum to 1: a heavy extra equation says so, in units of the target.
@@ -63,11 +65,11 @@ def dummy(task: Task, target_B: Targets, n: int) -> Array:
 
     The most frequent class then has the largest probability: the majority predictor.
     """
-    known = target_B[~np.isnan(target_B)]
-    if task.kind == "regression":
-        answer = np.array([known.mean()])
+    target_B = target_B[known(target_B)]
+    if task.kind == "classification":
+        answer = np.bincount(target_B.astype(int), minlength=task.width) / len(target_B)
     else:
-        answer = np.bincount(known.astype(int), minlength=task.width) / len(known)
+        answer = np.atleast_1d(target_B.mean(0))
     return np.repeat(answer[None].astype(np.float32), n, axis=0)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from enecg.gate.space import GateChoice
 from enecg.signals import LEADS, SAMPLING_RATE_HZ
-from enecg.tasks import Task
+from enecg.tasks import SMALLEST, Task, known
 
 RATE_HZ = 20
 """Sampling rate of what a gate sees."""
@@ -92,7 +92,7 @@ def train_gates(
         What `gate_view` gives.
     outputs_UNEC : float32 array, shape (U, N, E, C)
         Outputs of the chosen experts, in the choice's order.
-    target_N : float array, shape (N,)
+    target_N : float array, shape (N,), or (N, C) for several labels
         NaN where missing.
     learns_UN : bool array, shape (U, N)
         The records each gate learns from.
@@ -104,13 +104,13 @@ def train_gates(
     Gates
         In evaluation mode (no dropout).
     """
-    known_UN = torch.from_numpy(learns_UN & ~np.isnan(target_N))
+    known_UN = torch.from_numpy(learns_UN & known(target_N))
     x_NF = _input(view_NLT, choice)
     outputs = torch.from_numpy(outputs_UNEC)
     target = torch.from_numpy(np.nan_to_num(target_N)).float()
     scale_U = torch.ones(len(learns_UN))
     if task.kind == "regression":
-        deviations = [target[known].std(correction=0) for known in known_UN]
+        deviations = [target[rows].std(correction=0) for rows in known_UN]
         scale_U = torch.stack(deviations).nan_to_num(1.0).clamp_min(1e-6)  # NaN: no label at all
     random = torch.Generator().manual_seed(seed)
     parameters = _initial(choice, x_NF.shape[1], len(learns_UN), random)
@@ -127,9 +127,12 @@ def train_gates(
             mixed_UBC = torch.einsum("ube,ubec->ubc", weights_UBE, shown_UBEC)
             if task.kind == "regression":
                 loss_UB = (mixed_UBC[..., 0] - target[rows]).abs() / scale_U[:, None]
+            elif task.kind == "multilabel":
+                right_UBC = torch.where(target[rows] > 0.5, mixed_UBC, 1 - mixed_UBC)
+                loss_UB = -right_UBC.clamp_min(SMALLEST).log().mean(-1)
             else:
                 classes = target[rows].long().expand(len(learns_UN), -1)[..., None]
-                loss_UB = -mixed_UBC.gather(-1, classes)[..., 0].clamp_min(1e-7).log()
+                loss_UB = -mixed_UBC.gather(-1, classes)[..., 0].clamp_min(SMALLEST).log()
             loss_U = torch.where(here_UB, loss_UB, 0.0).sum(1) / here_UB.sum(1).clamp_min(1)
             optimizer.zero_grad()
             loss_U.sum().backward()

@@ -38,7 +38,7 @@ class Head(nn.Module):
         self, width_in: int, task: Task, hidden: tuple[int, ...], trained_backbone: bool = False
     ) -> None:
         super().__init__()
-        self.regression = task.kind == "regression"
+        self.kind = task.kind
         self.register_buffer("feature_mean", torch.zeros(width_in))
         self.register_buffer("feature_std", torch.ones(width_in))
         self.register_buffer("target_mean", torch.zeros(1))
@@ -56,7 +56,7 @@ class Head(nn.Module):
 
     def scale_targets(self, target_B: Tensor) -> None:
         """Take a regression target's mean and deviation from training records (no NaN)."""
-        if self.regression and len(target_B):
+        if self.kind == "regression" and len(target_B):
             self.target_mean.copy_(target_B.mean())
             deviation = target_B.std(correction=0)
             self.target_std.copy_(torch.where(deviation > 0, deviation, torch.ones(())))
@@ -67,15 +67,24 @@ class Head(nn.Module):
         return out_BC
 
     def loss(self, out_BC: Tensor, target_B: Tensor) -> Tensor:
-        """Return each record's loss, shape (B,): absolute error in deviations, or cross-entropy."""
-        if self.regression:
+        """Return each record's loss, shape (B,): absolute error in deviations, or cross-entropy.
+
+        Of several labels (``target_B`` is then of shape (B, C)), the mean of theirs.
+        """
+        if self.kind == "regression":
             return (out_BC[:, 0] - (target_B - self.target_mean) / self.target_std).abs()
+        if self.kind == "multilabel":
+            return nn.functional.binary_cross_entropy_with_logits(
+                out_BC.float(), target_B, reduction="none"
+            ).mean(1)
         return nn.functional.cross_entropy(out_BC.float(), target_B.long(), reduction="none")
 
     def answer(self, out_BC: Tensor) -> Tensor:
         """Turn what `forward` gives into values in the task's unit, or class probabilities."""
-        if self.regression:
+        if self.kind == "regression":
             return out_BC.float() * self.target_std + self.target_mean
+        if self.kind == "multilabel":
+            return out_BC.float().sigmoid()
         return out_BC.float().softmax(-1)
 
 

@@ -21,13 +21,14 @@ def fit_ridge(f_RD: Tensor, target_R: Tensor, part_R: Tensor, task: Task) -> Hea
 
     The penalty is the one with the least squared error in cross-validation over ``part_R``.
     For classes, one-hot targets are regressed, and the cross-validated scores are turned into
-    probabilities by one slope and a bias per class (Platt scaling, Platt 1999, for more classes).
+    probabilities by one slope and a bias per class (Platt scaling, Platt 1999, for more classes);
+    of several labels, each by a slope and a bias of its own.
 
     Parameters
     ----------
     f_RD : Tensor, shape (R, D)
         Features of the training records.
-    target_R : Tensor, shape (R,)
+    target_R : Tensor, shape (R,), or (R, C) for several labels
         Their targets, none missing.
     part_R : Tensor of int, shape (R,)
         The records' part in the cross-validation; groups must not be split over parts.
@@ -45,6 +46,8 @@ def fit_ridge(f_RD: Tensor, target_R: Tensor, part_R: Tensor, task: Task) -> Hea
     x_RD = standardised(f_RD.double(), mean_D, std_D)
     if task.kind == "regression":
         y_RC = ((target_R.double() - head.target_mean) / head.target_std)[:, None]
+    elif task.kind == "multilabel":
+        y_RC = target_R.double()
     else:
         y_RC = torch.nn.functional.one_hot(target_R.long(), task.width).double()
 
@@ -61,6 +64,10 @@ def fit_ridge(f_RD: Tensor, target_R: Tensor, part_R: Tensor, task: Task) -> Hea
     if task.kind == "classification":
         slope, bias_C = calibrate(scores_ARC[best].numpy(), target_R.long().numpy())
         coef_DC, intercept_C = coef_DC * slope, intercept_C * slope + torch.from_numpy(bias_C)
+    if task.kind == "multilabel":
+        slope_C, bias_C = calibrate_labels(scores_ARC[best].numpy(), target_R.numpy())
+        coef_DC = coef_DC * torch.from_numpy(slope_C)
+        intercept_C = intercept_C * torch.from_numpy(slope_C) + torch.from_numpy(bias_C)
     linear = cast(nn.Linear, head.layers[0])
     with torch.no_grad():
         head.feature_mean.copy_(mean_D)
@@ -121,3 +128,17 @@ def calibrate(scores_RC: np.ndarray, class_R: np.ndarray) -> tuple[float, np.nda
         bounds=[(0.0, None), *[(None, None)] * width],
     )
     return float(found.x[0]), found.x[1:]
+
+
+def calibrate_labels(scores_RC: np.ndarray, holds_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find, for each label, the slope and bias whose sigmoid gives its scores the most likelihood.
+
+    Labels are 0 or 1, and each has a column of scores.
+    """
+    found = [
+        # sigmoid(2 a s + b₁ − b₀) is the softmax of (−a s + b₀, a s + b₁).
+        calibrate(np.stack([-score_R, score_R], axis=1), holds_R.astype(int))
+        for score_R, holds_R in zip(scores_RC.T, holds_RC.T, strict=True)
+    ]
+    slope_C = np.array([2 * slope for slope, _ in found])
+    return slope_C, np.array([bias[1] - bias[0] for _, bias in found])

@@ -24,7 +24,7 @@ from enecg.stage1.feeding import Feed
 from enecg.stage1.fitting import Progress, Targets, fit_units
 from enecg.stage1.ridge import fit_ridge
 from enecg.stage1.units import Unit, build_unit
-from enecg.tasks import Task
+from enecg.tasks import Task, known
 
 SWEEP_BATCH = 256
 
@@ -149,7 +149,7 @@ def adapt_heads(
         for task in tasks:
             for scope in nested.scopes:
                 for fit in [*nested.fits(scope), *(Fit(scope, inner) for inner in finals)]:
-                    rows = nested.learns_from(fit) & ~np.isnan(targets[task.name])
+                    rows = nested.learns_from(fit) & known(targets[task.name])
                     head = fit_ridge(
                         features_ND[torch.from_numpy(rows)],
                         torch.from_numpy(targets[task.name][rows]),

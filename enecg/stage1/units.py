@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from enecg.experts.contract import Expert
 from enecg.nested import Fit, Nested
 from enecg.stage1.heads import FFN_HIDDEN, Head
-from enecg.tasks import Task
+from enecg.tasks import Task, known
 
 
 class UnitModel(nn.Module):
@@ -137,7 +137,7 @@ def build_unit(
     """
     key = "-".join([fit.key, *(task.name for task in tasks)])
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-    known = {t.name: nested.learns_from(fit) & ~np.isnan(targets[t.name]) for t in tasks}
+    labelled = {t.name: nested.learns_from(fit) & known(targets[t.name]) for t in tasks}
     stops = np.zeros_like(nested.stops_by(fit)) if epochs is not None else nested.stops_by(fit)
     # The heads' initial weights must not depend on which other units are made before them.
     with torch.random.fork_rng(devices=[]):
@@ -148,13 +148,13 @@ def build_unit(
             task.name: Head(width, task, FFN_HIDDEN, trained_backbone=backbone is not None)
             for task in tasks
         }
-    learns = {name: mask & ~stops for name, mask in known.items()}
+    learns = {name: mask & ~stops for name, mask in labelled.items()}
     for name, head in heads.items():
         rows = np.flatnonzero(learns[name])
         head.scale_targets(torch.from_numpy(targets[name][rows]).float())
         if features_ND is not None and len(rows):
             head.scale_features(features_ND[torch.from_numpy(rows)])
-    validates = {} if epochs is not None else {n: m & stops for n, m in known.items()}
+    validates = {} if epochs is not None else {n: m & stops for n, m in labelled.items()}
     return Unit(key, fit, UnitModel(heads, backbone), learns, validates, epochs)
 
 

@@ -2,10 +2,11 @@
 
 Numbers are those of the list of defects found in the EnECG repository at 67b8e65. Tested
 elsewhere: 10 (one model for all folds) test_no_leaks; 12 (tensors not saved) test_bundle and
-test_adapted; 15 (predictions depend on batch mates) test_experts_contract and test_gate_network;
-16 (silently missing tensors) test_weights; 19 (lead order, normalisation) test_records_reading and
-test_experts_contract; 20 (records never used) test_nested; 21 (`False` is true) test_config.
-14 and 17 concern TimesNet and TEMPO, which are not here yet.
+test_adapted; 14 (spectrum in half precision) test_experts_timesnet; 15 (predictions depend on batch mates)
+test_experts_contract, test_experts_timesnet and test_gate_network; 16 (silently missing tensors)
+test_weights and test_experts_tempo; 11 (the adapter inside TEMPO trains) and 17 (a forecast taken
+for an embedding) test_experts_tempo, 18 (STL of another lead) too; 19 (lead order, normalisation)
+test_records_reading and test_experts_contract; 20 (records never used) test_nested; 21 (`False` is true) test_config.
 """
 
 from __future__ import annotations

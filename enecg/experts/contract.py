@@ -103,7 +103,7 @@ class Expert(nn.Module):
     published: ClassVar[Mapping[str, str | None]] = {}
     """Names of the files or folders of weights that the authors publish, and the SHA-256 of each
     (None where it is not known here)."""
-    prepares_on: ClassVar[Literal["device", "cpu"]] = "device"
+    prepares_on: Literal["device", "cpu"] = "device"
     """Where `prepare` belongs: ``device``, in batch beside the backbone; ``cpu``, in many CPU
     workers, since it is not tensor work. `prepare` then uses no tensor of the module, so that a
     worker can build it under ``torch.device("meta")``, without its parameters."""

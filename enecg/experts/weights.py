@@ -223,7 +223,12 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
     UserError
         Listing missing and unexpected tensors and those of another shape.
     """
-    wanted = module.state_dict()
+    check(module.state_dict(), tensors, path)
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise UserError unless tensors have exactly the names and shapes of those wanted."""
     missing = sorted(wanted.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - wanted.keys())
     misshapen = [
@@ -236,7 +241,6 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
     if found:
         hint = did_you_mean(missing[0], unexpected) if missing and unexpected else ""
         raise UserError(f"weights {path}: tensors {'; '.join(found)}{hint}")
-    module.load_state_dict(dict(tensors), strict=True)
 
 
 def _listing(names: list[str]) -> str:

@@ -1,12 +1,13 @@
 """What was wrong in the authors' released code must not come back.
 
 Numbers are those of the list of defects found in the EnECG repository at 67b8e65. Tested
-elsewhere: 10 (one model for all folds) test_no_leaks; 12 (tensors not saved) test_bundle and
-test_adapted; 14 (spectrum in half precision) test_experts_timesnet; 15 (predictions depend on batch mates)
-test_experts_contract, test_experts_timesnet and test_gate_network; 16 (silently missing tensors)
-test_weights and test_experts_tempo; 11 (the adapter inside TEMPO trains) and 17 (a forecast taken
-for an embedding) test_experts_tempo, 18 (STL of another lead) too; 19 (lead order, normalisation)
-test_records_reading and test_experts_contract; 20 (records never used) test_nested; 21 (`False` is true) test_config.
+elsewhere: 10 (one model for all folds) test_no_leaks; 11 (the adapter inside TEMPO trains)
+test_experts_tempo; 12 (tensors not saved) test_bundle and test_adapted; 14 (spectrum in half
+precision) test_experts_timesnet; 15 (predictions depend on batch mates) test_experts_contract,
+test_experts_timesnet and test_gate_network; 16 (silently missing tensors) test_weights and
+test_experts_tempo; 17 (a forecast taken for an embedding) and 18 (STL of another lead)
+test_experts_tempo; 19 (lead order, normalisation) test_records_reading and test_experts_contract;
+20 (records never used) test_nested; 21 (`False` is true) test_config.
 """
 
 from __future__ import annotations

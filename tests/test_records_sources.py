@@ -12,7 +12,7 @@ from enecg.errors import UserError
 from enecg.records import sources
 from enecg.records.corpus import Corpus
 from enecg.records.labels import checked, statistics
-from enecg.records.sources.ptb_xl import rhythm_of
+from enecg.records.sources.rhythms import rhythm_of
 from enecg.tasks import TASKS
 from records_helpers import some_signal, write_record
 
@@ -25,7 +25,9 @@ def ptb_xl(folder: Path, *rows: str) -> sources.Listing:
 
 
 def test_an_unknown_source_is_told_with_the_nearest() -> None:
-    assert sources.names() == ("ptb-xl", "wfdb")
+    assert sources.names() == (
+        "ptb-xl", "mimic-iv-ecg", "challenge", "code-15", "enecg", "wfdb",
+    )  # fmt: skip
     with pytest.raises(UserError, match="did you mean 'ptb-xl'"):
         sources.get("ptbxl")
 

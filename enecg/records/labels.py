@@ -89,4 +89,6 @@ def arrow_column(values: pd.Series) -> pa.Array:
         array = pa.array(values, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         array = pa.array([None if pd.isna(value) else str(value) for value in values], pa.string())
+    if pa.types.is_list(array.type):  # classes that hold; an empty list where none does
+        return array.cast(pa.list_(pa.string()))
     return array.cast(pa.string()) if pa.types.is_null(array.type) else array

@@ -99,6 +99,94 @@ def read_csv(path: Place, required: Iterable[str], text: Iterable[str]) -> pd.Da
     return table
 
 
+def with_labels(
+    listed: pd.DataFrame, labels: Place, key: str, corpus: Corpus
+) -> tuple[pd.DataFrame, list[str]]:
+    """Join the user's own table to a listing; a record without a row has no labels.
+
+    Parameters
+    ----------
+    listed : DataFrame
+        With the columns ``record_id`` and ``path``.
+    labels : path or URI
+        A CSV table: ``key``, perhaps ``subject_id``, and label and metadata columns, which take
+        the place of columns of the same name.
+    key : str
+        What the table calls ``record_id``.
+    corpus : Corpus
+        Named in messages.
+
+    Returns
+    -------
+    DataFrame
+        In the order of ``listed``.
+    list of str
+        What the user should hear about.
+
+    Raises
+    ------
+    UserError
+        The table is not there, lacks its key, has it twice, or knows no record that is listed.
+    """
+    table = read_csv(labels, [key], text=(key, "subject_id"))
+    for name in ("path", "record_id"):
+        if name in table and name != key:
+            raise UserError(
+                f"{labels}: column {name!r} has a name that the record store fills itself"
+            )
+    if table[key].isna().any():
+        line = int(table[key].isna().to_numpy().argmax()) + 2
+        raise UserError(f"{labels}, line {line}: {key} is empty")
+    twice = table[key].duplicated()
+    if twice.any():
+        first = table.loc[twice, key].iloc[0]
+        raise UserError(f"{labels}: {key} {first!r} stands in more than one row")
+    table = table.rename(columns={key: "record_id"})
+    without_record = int((~table["record_id"].isin(listed["record_id"])).sum())
+    without_row = int((~listed["record_id"].isin(table["record_id"])).sum())
+    if len(table) and without_record == len(table) and len(listed):
+        raise UserError(
+            f"{labels}: no {key} is the name of a record in {corpus.uri}; the table has "
+            f"{table['record_id'].iloc[0]!r}, the folder {listed['record_id'].iloc[0]!r}"
+        )
+    notes = []
+    if without_record:
+        notes.append(f"{labels}: {without_record:,} rows name no record in {corpus.uri}")
+    if without_row:
+        notes.append(f"{labels}: {without_row:,} records have no row, so no labels")
+    replaced = [name for name in table if name in listed and name != "record_id"]
+    joined = listed.drop(columns=replaced).merge(table, on="record_id", how="left", sort=False)
+    if "subject_id" in replaced:  # a row may leave it empty, a record have no row
+        joined["subject_id"] = joined["subject_id"].fillna(listed["subject_id"])
+    return joined, notes
+
+
+SENTINELS = (29999, -29999, 32767, -32768, 65535)
+"""What electrocardiographs write where they could not measure."""
+
+
+def without_sentinels(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table in which numbers that stand for "not measured" are missing."""
+    names = [str(name) for name in table.select_dtypes("number")]
+    numbers = [name for name in names if not name.endswith("_id")]
+    return table.assign(**{name: table[name].mask(table[name].isin(SENTINELS)) for name in numbers})
+
+
+def gender_of(values: pd.Series) -> pd.Series:
+    """Return ``male`` or ``female`` for any usual spelling; others stay, to be counted."""
+    spelled = values.astype("string").str.strip().str.lower()
+    known = {"m": "male", "male": "male", "f": "female", "female": "female"}
+    return spelled.map(known).astype(object).where(spelled.isin(known), values)
+
+
+def flag_of(values: pd.Series) -> pd.Series:
+    """Return ``abnormal`` or ``normal`` for a flag that is raised or not; others stay."""
+    spelled = values.astype("string").str.strip().str.lower()
+    known = dict.fromkeys(("abnormal", "1", "1.0", "true"), "abnormal")
+    known |= dict.fromkeys(("normal", "0", "0.0", "false"), "normal")
+    return spelled.map(known).astype(object).where(spelled.isin(known), values)
+
+
 def listing_from(table: pd.DataFrame, origin: Place, notes: Iterable[str] = ()) -> Listing:
     """Split a table's columns into keys, labels and metadata.
 

@@ -9,14 +9,11 @@ import pandas as pd
 from enecg.errors import UserError
 from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import Listing, Source, listing_from, read_csv
+from enecg.records.sources.rhythms import rhythm_of
 from enecg.storage import Place
 
-TABLE = "ptbxl_database.csv"
-RHYTHMS = (
-    "AFIB", "AFLT", "SVTAC", "PSVT", "PACE", "BIGU", "TRIGU", "STACH", "SBRAD", "SARRH", "SVARR",
-    "SR",
-)  # fmt: skip
-"""Rhythm statements in order of precedence: the first one present is the record's class."""
+TABLE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
+SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 _USED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "filename_lr", "filename_hr")
 
 
@@ -27,46 +24,76 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     ----------
     corpus : Corpus
         Holds ``ptbxl_database.csv`` and ``records500/`` or ``records100/`` or both; a record's
-        500 Hz file is taken where it is there.
+        500 Hz file is taken where it is there. With ``scp_statements.csv`` there are diagnostic
+        super-classes.
     labels : path or URI, or None
         Another table of the same form to use instead, such as a subset.
 
     Raises
     ------
     UserError
-        The table is not there, lacks a column, or a row cannot be read.
+        A table is not there, lacks a column, or a row cannot be read.
     """
     path = labels or corpus.uri_of(TABLE)
     table = read_csv(path, _USED, text=("ecg_id",))
-    headers = set(corpus.names_ending(".hea"))
-    rhythm, gender, subjects, paths = [], [], [], []
+    codes, genders, subjects = [], [], []
     for row in table[list(_USED)].to_dict("records"):
         where = f"{path}, ecg_id {row['ecg_id']}"
-        rhythm.append(rhythm_of(_codes(row["scp_codes"], where)))
-        gender.append(_gender(row["sex"], where))
+        codes.append(_codes(row["scp_codes"], where))
+        genders.append(_gender(row["sex"], where))
         subjects.append(_subject(row["patient_id"], row["ecg_id"], where))
-        slow, fast = row["filename_lr"], row["filename_hr"]
-        if not (isinstance(slow, str) and isinstance(fast, str)):
-            raise UserError(f"{where}: filename_lr and filename_hr must name a file")
-        only_slow = f"{fast}.hea" not in headers and f"{slow}.hea" in headers
-        paths.append(slow if only_slow else fast)
-    listed = table.drop(columns=list(_USED))
-    listed = listed.assign(
+    listed = table.drop(columns=list(_USED)).assign(
         record_id=table["ecg_id"],
         subject_id=subjects,
-        path=paths,
+        path=_paths(table, corpus, path),
         # 300 stands for "over 89"; as an impossible age it becomes missing, and is counted.
         age=table["age"],
-        gender=pd.Series(gender, dtype=object),
-        report_label=pd.Series(rhythm, dtype=object),
+        gender=pd.Series(genders, dtype=object),
+        report_label=pd.Series([rhythm_of(found) for found in codes], dtype=object),
         scp_codes=table["scp_codes"],
+        # Of both, presence counts, whatever the likelihood.
+        statements=pd.Series([list(found) for found in codes], dtype=object),
+    )
+    if not corpus.exists(STATEMENTS):
+        note = f"{corpus.uri}: no {STATEMENTS}, so no column superclasses"
+        return listing_from(listed, path, [note])
+    superclass = _superclass_of(corpus)
+    found = [{superclass.get(code) for code in record} for record in codes]
+    listed["superclasses"] = pd.Series(
+        [[name for name in SUPERCLASSES if name in record] for record in found], dtype=object
     )
     return listing_from(listed, path)
 
 
-def rhythm_of(codes: dict[str, float]) -> str | None:
-    """Return the first rhythm of `RHYTHMS` among a record's statements, whatever its likelihood."""
-    return next((rhythm for rhythm in RHYTHMS if rhythm in codes), None)
+def _paths(table: pd.DataFrame, corpus: Corpus, origin: Place) -> pd.Series:
+    """Return each record's 500 Hz file where it is there, else its 100 Hz file where that is."""
+    slow, fast = table["filename_lr"], table["filename_hr"]
+    unnamed = ~(slow.map(_is_text) & fast.map(_is_text))
+    if unnamed.any():
+        where = f"{origin}, ecg_id {table['ecg_id'][unnamed].iloc[0]}"
+        raise UserError(f"{where}: filename_lr and filename_hr must name a file")
+    there = set(corpus.names_ending(".hea"))
+
+    def is_there(name: str) -> bool:
+        # Folders that are links to elsewhere are not walked, but may be read.
+        return f"{name}.hea" in there or (not corpus.remote and corpus.exists(f"{name}.hea"))
+
+    return pd.Series(
+        [hr if is_there(hr) or not is_there(lr) else lr for lr, hr in zip(slow, fast, strict=True)],
+        dtype=object,
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _superclass_of(corpus: Corpus) -> dict[str, str]:
+    """Return the super-class of every diagnostic statement."""
+    path = corpus.uri_of(STATEMENTS)
+    table = read_csv(path, ("diagnostic", "diagnostic_class"), text=())
+    diagnostic = table[table["diagnostic"] == 1]
+    return dict(zip(diagnostic.iloc[:, 0], diagnostic["diagnostic_class"], strict=True))
 
 
 def _codes(text: str, where: str) -> dict[str, float]:

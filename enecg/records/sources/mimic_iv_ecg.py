@@ -1,0 +1,89 @@
+"""MIMIC-IV-ECG as PhysioNet publishes it (https://physionet.org/content/mimic-iv-ecg/)."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from enecg.records.corpus import Corpus
+from enecg.records.sources.listing import (
+    Listing,
+    Source,
+    flag_of,
+    gender_of,
+    listing_from,
+    read_csv,
+    with_labels,
+    without_sentinels,
+)
+from enecg.records.sources.report_lines import rhythms_of_reports
+from enecg.storage import Place
+
+TABLE, MEASUREMENTS = "record_list.csv", "machine_measurements.csv"
+_LISTED = ("subject_id", "study_id", "file_name", "ecg_time", "path")
+_MEASURED = (
+    "rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis",
+    "t_axis",
+)  # fmt: skip
+_REPORT_LINES = 18
+
+
+def list_records(corpus: Corpus, labels: Place | None) -> Listing:
+    """List the records of ``record_list.csv``, with the machine's measurements and rhythm.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Holds ``record_list.csv``, ``files/``, and perhaps ``machine_measurements.csv``.
+    labels : path or URI, or None
+        A CSV table keyed by ``study_id``: age, gender, flag, whatever there is; its columns take
+        the place of the machine's.
+
+    Raises
+    ------
+    UserError
+        A table is not there, or lacks a column.
+    """
+    path = corpus.uri_of(TABLE)
+    table = read_csv(path, _LISTED, text=("subject_id", "study_id", "file_name"))
+    listed = table.rename(columns={"study_id": "record_id"})[
+        ["record_id", "subject_id", "path", "ecg_time"]
+    ]
+    # The table writes paths with the header's name, some copies with its ending.
+    listed["path"] = listed["path"].str.removesuffix(".hea")
+    notes = []
+    if corpus.exists(MEASUREMENTS):
+        listed = listed.merge(_measurements(corpus), on="record_id", how="left", sort=False)
+    else:
+        notes.append(f"{corpus.uri}: no {MEASUREMENTS}, so no rr_interval and no report_label")
+    if labels is not None:
+        listed, more = with_labels(listed, labels, "study_id", corpus)
+        listed = without_sentinels(listed)
+        notes += more
+        for name, tidied in (("gender", gender_of), ("flag", flag_of)):
+            if name in listed:
+                listed[name] = tidied(listed[name])
+    return listing_from(listed, path, notes)
+
+
+def _measurements(corpus: Corpus) -> pd.DataFrame:
+    """Return a row per study: intervals (ms), axes (degrees), rhythm, and the report's text."""
+    lines = [f"report_{number}" for number in range(_REPORT_LINES)]
+    table = read_csv(
+        corpus.uri_of(MEASUREMENTS), ("study_id", *_MEASURED, lines[0]), text=("study_id", *lines)
+    ).drop_duplicates("study_id")
+    lines = [name for name in lines if name in table]
+    report = table[lines[0]].fillna("")
+    for name in lines[1:]:
+        report += ("\n" + table[name]).fillna("")
+    measured = without_sentinels(table[["study_id", *_MEASURED]].copy())
+    return measured.rename(columns={"study_id": "record_id"}).assign(
+        report_label=rhythms_of_reports(table[lines]), report=report.where(report != "", None)
+    )
+
+
+SOURCE = Source(
+    "mimic-iv-ecg",
+    f"the PhysioNet folder with {TABLE}, with --labels FILE.csv keyed by study_id for age, "
+    "gender, flag",
+    list_records,
+)

@@ -63,10 +63,7 @@ def predict_store(bundle: Path, store: RecordStore) -> pd.DataFrame:
     """Predict every record of a store, with Ray Data; rows in the store's order."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     actors = max(1, gpus or int(ray.cluster_resources()["CPU"]) - 2)
-    dataset = ray.data.read_parquet(
-        [str(path) for path in store.shard_paths],
-        columns=["record_id", "signal", "gain", "baseline"],
-    ).map_batches(
+    dataset = store.dataset().map_batches(
         _PredictActor,
         fn_constructor_args=(bundle,),
         batch_size=BATCH,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -26,48 +26,76 @@ class Counter:
     Made by `counting`; ``advance`` takes the number newly done and a word on the state.
     """
 
-    def __init__(self, what: str, total: int, unit: str, bar: Progress | None) -> None:
+    def __init__(
+        self, what: str, total: int, unit: str, bar: Progress | None, done_before: int = 0
+    ) -> None:
         self.what, self.total, self.unit = what, total, unit
-        self.done = 0
+        self.done = self.done_before = done_before
         self.note = ""
         self._started = self._last_line = time.monotonic()
         self._said = -1
         self._bar = bar
         self._task = bar.add_task(what, total=total, note="") if bar else None
+        self._show()
 
     def advance(self, count: int, note: str = "") -> None:
         """Count ``count`` more as done; ``note`` replaces the word on the state."""
         self.done += count
         self.note = note or self.note
-        if self._bar is not None and self._task is not None:
-            rate = self.done / max(time.monotonic() - self._started, 1e-9)
-            shown = f"{rate:,.0f} {self.unit}/s  {self.note}" if self.done else self.note
-            self._bar.update(self._task, completed=self.done, note=shown)
-        elif time.monotonic() - self._last_line >= LOG_EVERY_SECONDS:
-            self._last_line = time.monotonic()
-            self.line()
+        self._show()
+
+    def state(self) -> str:
+        """Return rate, time left and the word on the state; what was done before has no rate."""
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        rate = (self.done - self.done_before) / elapsed
+        parts = [f"{rate:,.0f}/s" if rate >= 10 else f"{rate:,.1f}/s"] if rate else []
+        if rate and self.done < self.total:
+            parts.append(f"{duration((self.total - self.done) / rate)} left")
+        return ", ".join([*parts, self.note] if self.note else parts)
 
     def line(self) -> None:
         """Print the state as one plain line, unless that was the last thing said."""
         if self.done == self._said:
             return
         self._said = self.done
-        elapsed = max(time.monotonic() - self._started, 1e-9)
-        rate = self.done / elapsed
-        left = (self.total - self.done) / rate if rate > 0 else float("nan")
-        remaining = f", {left:,.0f} s left" if 0 < self.done < self.total else ""
-        note = f", {self.note}" if self.note else ""
+        state = self.state()
         say(
-            f"{self.what}: {self.done:,} of {self.total:,} {self.unit}, "
-            f"{rate:,.1f}/s{remaining}{note}"
+            f"{self.what}: {self.done:,} of {self.total:,} {self.unit}"
+            f"{', ' + state if state else ''}"
         )
+
+    def _show(self) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, note=self.state())
+            return
+        now = time.monotonic()
+        # A job that runs all night need not say so every ten seconds.
+        if now - self._last_line >= min(60.0, max(LOG_EVERY_SECONDS, (now - self._started) / 20)):
+            self._last_line = now
+            self.line()
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it, such as ``50 s``, ``12 min`` or ``3 h 05 min``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 @contextmanager
-def counting(what: str, total: int, unit: str = "records") -> Iterator[Counter]:
-    """Show progress of ``total`` units of work while the block runs."""
+def counting(
+    what: str, total: int, unit: str = "records", done_before: int = 0
+) -> Iterator[Counter]:
+    """Show progress of ``total`` units of work while the block runs.
+
+    Parameters
+    ----------
+    done_before : int
+        Units that an earlier run did: they count as done, not as fast.
+    """
     if not sys.stderr.isatty():
-        counter = Counter(what, total, unit, None)
+        counter = Counter(what, total, unit, None, done_before)
         yield counter
         counter.line()
         return
@@ -75,10 +103,9 @@ def counting(what: str, total: int, unit: str = "records") -> Iterator[Counter]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        counter = Counter(what, total, unit, bar)
+        counter = Counter(what, total, unit, bar, done_before)
         yield counter
     counter.line()

@@ -108,14 +108,14 @@ def summary(store: RecordStore) -> str:
     ]
     lines += [f"  {count:,} {reason}" for reason, count in counts["rejected_by_reason"].items()]
     if counts["rejected"]:
-        lines.append(f"  one by one in {store.path / REJECTED}")
+        lines.append(f"  one by one in {store.folder.uri_of(REJECTED)}")
     for name, label in store.description["labels"].items():
         impossible = label["made_missing_as_impossible"]
         note = f", of which {impossible:,} had an impossible value" if impossible else ""
         lines.append(
             f"  label {name}: {label['present']:,} present, {label['missing']:,} missing{note}"
         )
-    lines.append(f"record store: {store.path}")
+    lines.append(f"record store: {store.uri}")
     return "\n".join(lines)
 
 

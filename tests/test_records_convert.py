@@ -20,6 +20,7 @@ from enecg.records import RecordStore, decode
 from enecg.records import convert as convert_module
 from enecg.records import finish as finish_module
 from enecg.records.convert import convert
+from enecg.records.parts import Claim
 from enecg.records.relabel import relabel
 from records_helpers import some_signal, write_record
 
@@ -120,12 +121,9 @@ def test_signals_come_in_file_order_whole_or_in_part(converted: tuple[Path, Path
 
 
 def test_ray_data_reads_signals_as_arrays(converted: tuple[Path, Path]) -> None:
-    import ray.data
-
     store = RecordStore.open(converted[1])
-    rows = ray.data.read_parquet([str(path) for path in store.shard_paths])
     seen = {}
-    for batch in rows.iter_batches(batch_size=4, batch_format="numpy"):
+    for batch in store.dataset().iter_batches(batch_size=4, batch_format="numpy"):
         assert batch["signal"].shape[1:] == (12, 5000) and batch["signal"].dtype == np.int16
         seen.update(zip(batch["record_id"], decode(batch), strict=True))
     assert len(seen) == 12
@@ -139,7 +137,7 @@ def test_row_groups_are_read_across_their_borders(tmp_path: Path, ray_cluster: N
     for number in range(130):
         write_record(folder, f"{number:03d}", some_signal(5000, 1, number), ["II"])
     store = convert("wfdb", folder, tmp_path / "store")
-    assert pq.ParquetFile(store.shard_paths[0]).num_row_groups == 3
+    assert pq.ParquetFile(store.path / store.shards[0]).num_row_groups == 3
     ids = store.index["record_id"].tolist()
     asked = [ids[place] for place in (129, 0, 63, 64, 65)]
     for names, x_BLT in store.signals(asked):
@@ -214,7 +212,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     job = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
-    while not (done := list((store / ".unfinished").glob("*.parquet"))):
+    while not (done := list((store / ".unfinished" / "outcomes").glob("*.parquet"))):
         assert job.poll() is None and time.monotonic() < deadline, "no shard was ever finished"
         time.sleep(0.005)
     os.kill(job.pid, signal.SIGKILL)
@@ -234,7 +232,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     assert files_of(store) == files_of(tmp_path / "at once")
 
 
-@pytest.mark.parametrize("step", ["write_table", "write_json", "sha256_of_file", "remove"])
+@pytest.mark.parametrize("step", ["write_table", "write_description", "release"])
 def test_stopped_at_any_step_of_the_end_it_still_ends_the_same(
     converted: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -245,8 +243,8 @@ def test_stopped_at_any_step_of_the_end_it_still_ends_the_same(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        if step == "remove":
-            patch.setattr(Path, "rename", stop)
+        if step == "release":
+            patch.setattr(Claim, "release", stop)
         else:
             patch.setattr(finish_module, step, stop)
         with pytest.raises(KeyboardInterrupt):

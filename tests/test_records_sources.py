@@ -138,5 +138,5 @@ def test_impossible_labels_become_missing_and_are_counted() -> None:
     assert gender.tolist() == ["male", None, None] and impossible == 1
     rhythm, impossible = checked(pd.Series(["SR", "XYZ", None]), TASKS["report_label"])
     assert rhythm.tolist() == ["SR", "XYZ", None] and impossible == 0
-    found = statistics(gender, TASKS["gender"], 1)
+    found = statistics(gender, "classification", impossible=1)
     assert found["present"] == 1 and found["classes"] == {"male": 1}

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import ray
 import torch
 from ray import tune
 
@@ -134,8 +133,7 @@ def gate_views(store: RecordStore) -> np.ndarray:
     def view(batch: Any) -> Any:
         return {"record_id": batch["record_id"], "view": gate_view(decode(batch))}
 
-    columns = ["record_id", "signal", "gain", "baseline"]
-    dataset = ray.data.read_parquet([str(path) for path in store.shard_paths], columns=columns)
+    dataset = store.dataset()
     row_of = {record: row for row, record in enumerate(store.index["record_id"])}
     views: np.ndarray | None = None
     seen = 0

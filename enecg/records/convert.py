@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
+import hashlib
+import json
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import ray
 
 import enecg
 from enecg.cluster import connect
 from enecg.errors import JobFailed, UserError, one_line
-from enecg.files import fingerprint, read_json, write_json
 from enecg.progress import counting, say
 from enecg.records import sources
 from enecg.records.corpus import Corpus
-from enecg.records.finish import finish, remove_half_written
-from enecg.records.shard_task import convert_shard, is_done
-from enecg.records.store import DESCRIPTION, INDEX, REJECTED, UNFINISHED, RecordStore, shard_name
+from enecg.records.finish import finish
+from enecg.records.parts import Claim, claim, read_outcomes, shards_to_do
+from enecg.records.shard_file import shard_name
+from enecg.records.shard_task import convert_shard
+from enecg.records.store import DESCRIPTION, REJECTED, RecordStore
+from enecg.storage import Folder, Place
 
 RECORDS_PER_SHARD = 256
 """About 12 MB a file, and less than two seconds of work to repeat after a crash."""
-_ARGUMENTS = "arguments.json"
 
 
 def convert(
     source: str,
-    folder: Path,
-    output: Path,
-    labels: Path | None = None,
+    folder: Place,
+    output: Place,
+    labels: Place | None = None,
     workers: int | None = None,
     limit: int | None = None,
     max_rejected: float = 0.05,
@@ -44,11 +45,11 @@ def convert(
     ----------
     source : str
         Name of the corpus layout, of `enecg.records.sources.names`.
-    folder : Path
+    folder : path or URI
         The corpus.
-    output : Path
+    output : path or URI
         The store's folder; on a cluster of several machines, one that all of them see.
-    labels : Path, optional
+    labels : path or URI, optional
         A table of labels, as the source describes it.
     workers : int, optional
         One-CPU tasks at a time; by default as many as the cluster has CPUs.
@@ -75,7 +76,6 @@ def convert(
         store is complete.
     """
     layout = sources.get(source)
-    output = Path(output)
     _check_arguments(workers, limit, max_rejected)
     corpus = Corpus.at(folder)
     listing = layout.list_records(corpus, labels)
@@ -85,6 +85,8 @@ def convert(
         listing = sources.Listing(listing.table.head(limit), listing.labels, listing.metadata)
     if listing.table.empty:
         raise UserError(f"{folder}: no records found (looked for what {layout.name!r} means)")
+    say(f"{len(listing.table):,} records listed")
+    store = Folder.at(output)
     arguments = {
         "source": source,
         "input": corpus.uri,
@@ -94,22 +96,25 @@ def convert(
         "records per shard": RECORDS_PER_SHARD,
         "enecg": enecg.__version__,
     }
-    _prepare(output, arguments, overwrite)
-    repeated = listing.table["record_id"].duplicated()
-    shards = _shards(listing.table[~repeated], seed)
-    _run(output.resolve(), corpus.path, shards, source, workers)
-    origin = {"source": source, "seed": seed, "limit": limit}
-    finish(output, len(shards), listing, layout.measures_rr, origin)
-    store = RecordStore.open(output)
-    counts = store.description["counts"]
+    try:
+        mine = claim(store, arguments, overwrite)
+    except OSError as error:
+        raise UserError(f"--output {output}: {one_line(error)}") from None
+    if store.exists(DESCRIPTION):
+        mine.release()  # a kill came when only this was left to do
+    else:
+        origin = {"source": source, "seed": seed, "limit": limit}
+        _make(mine, corpus, listing, workers, origin)
+    made = RecordStore.open(store)
+    counts = made.description["counts"]
     share = counts["rejected"] / counts["listed"]
     if share > max_rejected:
         raise JobFailed(
             f"{counts['rejected']:,} of {counts['listed']:,} records ({share:.1%}) were rejected, "
             f"more than --max-rejected {max_rejected:g}; the store is complete, "
-            f"{output / REJECTED} says why"
+            f"{store.uri_of(REJECTED)} says why"
         )
-    return store
+    return made
 
 
 def _check_arguments(workers: int | None, limit: int | None, max_rejected: float) -> None:
@@ -123,94 +128,83 @@ def _check_arguments(workers: int | None, limit: int | None, max_rejected: float
 
 def _listing_fingerprint(table: pd.DataFrame) -> str:
     """Return what changes with any record, path or label of the listing."""
-    rows = pd.util.hash_pandas_object(table.astype(str), index=False)
-    return fingerprint([list(table.columns), [f"{row:x}" for row in rows]])
+    digest = hashlib.sha256(json.dumps(list(table.columns)).encode())
+    for name in table:  # column by column: all of them as text at once would not be small
+        rows = pd.util.hash_pandas_object(table[name].astype(str), index=False)
+        digest.update(rows.to_numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _prepare(output: Path, arguments: dict[str, Any], overwrite: bool) -> None:
-    """Make the output folder ready: empty, or holding part of the very same store."""
-    unfinished = output / UNFINISHED
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: is a file; give a folder")
-    if overwrite:
-        # dataset.json goes first: without it nothing takes the rest for a store.
-        for name in (DESCRIPTION, INDEX, REJECTED):
-            (output / name).unlink(missing_ok=True)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for path in output.glob("shard-*.parquet"):
-            path.unlink()
-        remove_half_written(output)
-    elif (output / DESCRIPTION).exists() and not (unfinished / _ARGUMENTS).is_file():
-        remove_half_written(output)
-        raise UserError(
-            f"--output {output}: holds a finished record store; add --overwrite to replace it"
-        )
-    elif (unfinished / _ARGUMENTS).is_file():
-        before = read_json(unfinished / _ARGUMENTS)
-        if before != arguments:
-            differing = [key for key in arguments if before.get(key) != arguments[key]]
-            said = ", ".join(
-                "the records or labels found"
-                if key == "listing"
-                else f"{key} {before.get(key)!r}, now {arguments[key]!r}"
-                for key in differing
-            )
-            raise UserError(
-                f"--output {output}: holds an unfinished store made with other arguments ({said}); "
-                "repeat those, or add --overwrite to start afresh"
-            )
-        say(f"{output}: going on with an unfinished conversion")
-    elif output.is_dir() and any(
-        path.name != UNFINISHED and not path.name.endswith(".tmp") for path in output.iterdir()
-    ):
-        raise UserError(
-            f"--output {output}: is not empty and holds no record store; give another folder, or "
-            "add --overwrite to put one there (other files in it stay)"
-        )
-    write_json(unfinished / _ARGUMENTS, arguments)
+def _dealt(table: pd.DataFrame, seed: int) -> npt.NDArray[np.int64]:
+    """Return the rows of a listing in the order of shards: every record, the first of its name.
+
+    They are dealt at random, so that reading files in any order is a shuffle.
+    """
+    first = np.flatnonzero(~table["record_id"].duplicated().to_numpy())
+    return first[np.random.default_rng(seed).permutation(len(first))]
 
 
-def _shards(table: pd.DataFrame, seed: int) -> list[list[tuple[str, str]]]:
-    """Deal the records out to shards at random: reading files in any order is then a shuffle."""
-    order = np.random.default_rng(seed).permutation(len(table))
-    records = list(zip(table["record_id"], table["path"], strict=True))
-    return [
-        [records[place] for place in order[start : start + RECORDS_PER_SHARD]]
-        for start in range(0, len(order), RECORDS_PER_SHARD)
-    ]
+def _n_shards(dealt: npt.NDArray[np.int64]) -> int:
+    return -(-len(dealt) // RECORDS_PER_SHARD)
+
+
+def _make(
+    mine: Claim,
+    corpus: Corpus,
+    listing: sources.Listing,
+    workers: int | None,
+    origin: dict[str, Any],
+) -> None:
+    """Convert all shards that are not done yet, then write what is about all of them."""
+    dealt = _dealt(listing.table, int(origin["seed"]))
+    _run(mine, corpus, listing.table, dealt, origin["source"], workers)
+    say("writing the index")
+    try:
+        outcomes = read_outcomes(mine.store, range(_n_shards(dealt)))
+        finish(mine, outcomes, listing, dealt, origin)
+    except OSError as error:  # a full disk, a lost mount
+        raise JobFailed(
+            f"{mine.store.uri}: {one_line(error)}; the same command goes on from here"
+        ) from error
 
 
 def _run(
-    output: Path,
-    folder: Path,
-    shards: Sequence[Sequence[tuple[str, str]]],
+    mine: Claim,
+    corpus: Corpus,
+    table: pd.DataFrame,
+    dealt: npt.NDArray[np.int64],
     source: str,
     workers: int | None,
 ) -> None:
     """Convert the shards that are not done yet, ``workers`` at a time."""
-    waiting = [number for number in range(len(shards)) if not is_done(output, number)]
-    total = sum(map(len, shards))
-    with counting("convert", total) as progress:
+
+    def of_shard(number: int) -> npt.NDArray[np.int64]:
+        return dealt[number * RECORDS_PER_SHARD : (number + 1) * RECORDS_PER_SHARD]
+
+    waiting = shards_to_do(mine.store, _n_shards(dealt))
+    done = read_outcomes(mine.store, sorted(set(range(_n_shards(dealt))) - set(waiting)))
+    rejected = len(done) - done["reason"].null_count
+    with counting("convert", len(dealt), done_before=len(done)) as progress:
+        progress.advance(0, f"{rejected:,} rejected")
         if not waiting:
-            progress.advance(total, "all done before")
             return
         connect()
         limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         task = ray.remote(num_cpus=1)(convert_shard)
-        progress.advance(total - sum(len(shards[number]) for number in waiting))
-        rejected = 0
         running: dict[Any, int] = {}
         waiting.reverse()
         try:
             while waiting or running:
                 while waiting and len(running) < limit:
                     number = waiting.pop()
-                    reference = task.remote(output, number, folder, shards[number], source)
+                    rows = table.take(of_shard(number))
+                    records = list(zip(rows["record_id"], rows["path"], strict=True))
+                    reference = task.remote(mine, number, corpus, records, source)
                     running[reference] = number
                 finished, _ = ray.wait(list(running), num_returns=1)
                 number = running.pop(finished[0])
                 rejected += _outcome(finished[0], number)
-                progress.advance(len(shards[number]), f"{rejected:,} rejected")
+                progress.advance(len(of_shard(number)), f"{rejected:,} rejected")
         finally:
             for reference in running:
                 ray.cancel(reference, force=True)
@@ -221,8 +215,12 @@ def _outcome(reference: Any, number: int) -> int:
     try:
         _, rejected = ray.get(reference)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, JobFailed):
+            raise error.cause from None
         if isinstance(error.cause, OSError):  # a full disk, a lost mount
-            raise JobFailed(f"{shard_name(number)}: {one_line(error.cause)}") from error
+            raise JobFailed(
+                f"{shard_name(number)}: {one_line(error.cause)}; the same command goes on from here"
+            ) from error
         raise
     except ray.exceptions.RayError as error:  # the worker died, more often than Ray retries
         raise JobFailed(

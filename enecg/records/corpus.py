@@ -11,7 +11,7 @@ from enecg.errors import UserError, one_line
 from enecg.progress import say
 from enecg.storage import Folder, Place
 
-_AT_ONCE = 1000  # small files read from object storage side by side
+_HEADS_AT_ONCE, _FILES_AT_ONCE = 1000, 64  # read from object storage side by side
 
 
 class Corpus(Folder):
@@ -76,8 +76,8 @@ class Corpus(Folder):
                 except OSError:
                     yield name, b""
             return
-        for start in range(0, len(names), _AT_ONCE):
-            part = names[start : start + _AT_ONCE]
+        for start in range(0, len(names), _HEADS_AT_ONCE):
+            part = names[start : start + _HEADS_AT_ONCE]
             keys = [self.key(name) for name in part]
             read = self.filesystem.cat_ranges(keys, 0, size, on_error="return")
             for name, content in zip(part, read, strict=True):
@@ -96,14 +96,14 @@ class Corpus(Folder):
             if not target.resolve().is_relative_to(into.resolve()):
                 raise ValueError(f"{target} leads out of {into}")
             target.parent.mkdir(parents=True, exist_ok=True)
-        contents = self.filesystem.cat_ranges(
-            [key for key, _ in wanted], None, None, on_error="return"
-        )
-        for (key, target), content in zip(wanted, contents, strict=True):
-            if isinstance(content, bytes):
-                target.write_bytes(content)
-            elif not isinstance(content, FileNotFoundError):
-                raise OSError(f"{key}: {one_line(content)}") from content
+        for start in range(0, len(wanted), _FILES_AT_ONCE):
+            part = wanted[start : start + _FILES_AT_ONCE]
+            contents = self.filesystem.cat_ranges([key for key, _ in part], None, None)
+            for (key, target), content in zip(part, contents, strict=True):
+                if isinstance(content, bytes):
+                    target.write_bytes(content)
+                elif not isinstance(content, FileNotFoundError):
+                    raise OSError(f"{key}: {one_line(content)}") from content
 
     def _remote_names(self) -> Iterator[str]:
         here = self.key().rstrip("/") + "/"

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+import json
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 import enecg
-from enecg.files import sha256_of_file, write_json
+from enecg.records import sources
 from enecg.records.groups import group_ids
 from enecg.records.labels import Statistics, arrow_column, checked_columns
-from enecg.records.shard_task import read_outcomes
-from enecg.records.sources import Listing
+from enecg.records.parts import Claim
+from enecg.records.shard_file import ROW_GROUP
 from enecg.records.store import (
     DESCRIPTION,
     FORMAT,
     FORMAT_VERSION,
     INDEX,
     REJECTED,
-    REMNANT,
-    ROW_GROUP,
-    UNFINISHED,
     write_table,
 )
 from enecg.signals import LEADS, N_SAMPLES, SAMPLING_RATE_HZ
+from enecg.storage import Folder
 
 # What conversion itself found out about a record, in the order of the index.
 _FOUND = (
@@ -37,44 +36,49 @@ _FOUND = (
 
 
 def finish(
-    output: Path, shards: int, listing: Listing, measured_rr: bool, origin: dict[str, Any]
+    claim: Claim,
+    outcomes: pa.Table,
+    listing: sources.Listing,
+    dealt: npt.NDArray[np.int64],
+    origin: dict[str, Any],
 ) -> None:
     """Put the shards' outcomes together and declare the store finished.
 
     Parameters
     ----------
-    output : Path
-        The store's folder, with all shards and their outcomes.
-    shards : int
-        How many.
+    claim : Claim
+        The store that is being made.
+    outcomes : Table
+        Of all shards, in order.
     listing : Listing
         Every record that was listed, repeated ones too.
-    measured_rr : bool
-        Whether the outcomes hold ``rr_interval`` as a label.
+    dealt : int array
+        Which row of the listing each row of ``outcomes`` is.
     origin : dict
-        What ``dataset.json`` says on where the records come from.
+        What ``dataset.json`` says on where the records come from: ``source`` and more.
     """
-    outcomes = read_outcomes(output, shards)
-    accepted = outcomes.filter(pc.is_null(outcomes["reason"]))
+    claim.check()
+    is_accepted = outcomes["reason"].is_null()
+    accepted = outcomes.filter(is_accepted)
     found = accepted.rename_columns(
         ["source_path" if name == "path" else name for name in accepted.column_names]
     )
     labels = listing.labels
-    table = listing.table.drop_duplicates("record_id").set_index("record_id")
-    known = table.loc[accepted["record_id"].to_pylist()].reset_index()
-    if measured_rr:
+    known = listing.table.take(dealt[is_accepted.to_numpy()]).reset_index(drop=True)
+    if sources.get(origin["source"]).measures_rr:
         known["rr_interval"] = accepted["rr_interval"].to_pandas()
         labels = ("rr_interval", *(name for name in labels if name != "rr_interval"))
     index, described = index_table(found, known, labels, listing.metadata)
-    rejects = _rejects(outcomes, listing)
-    write_table(output / INDEX, index)
-    write_table(output / REJECTED, rejects)
-    digests = dict(
-        zip(outcomes["shard"].to_pylist(), outcomes["shard_sha256"].to_pylist(), strict=True)
-    )
-    remove_half_written(output)
-    write_json(
-        output / DESCRIPTION,
+    rejects = _rejects(outcomes, listing, dealt)
+    tables = {
+        name: write_table(claim.store, name, table)
+        for name, table in ((INDEX, index), (REJECTED, rejects))
+    }
+    digests = outcomes.select(["shard", "shard_sha256"]).group_by("shard", use_threads=False)
+    shards = digests.aggregate([("shard_sha256", "first")]).sort_by("shard").to_pydict()
+    claim.check()
+    write_description(
+        claim.store,
         {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -87,20 +91,19 @@ def finish(
             "counts": _counts(index, rejects),
             "labels": described,
             "metadata": list(listing.metadata),
-            "files": {**digests, **_digests_of_tables(output)},
+            "files": {
+                **dict(zip(shards["shard"], shards["shard_sha256_first"], strict=True)),
+                **tables,
+            },
         },
     )
-    # Renamed first, so that a kill from here on leaves a finished store, not half of the parts.
-    (output / UNFINISHED).rename(output / REMNANT)
-    shutil.rmtree(output / REMNANT)
+    claim.release()
 
 
-def remove_half_written(output: Path) -> None:
-    """Remove what a kill in the middle of a write, or of the last tidying up, left in a store."""
-    for pattern in (".*.parquet.*.tmp", f".{DESCRIPTION}.*.tmp"):
-        for half in output.glob(pattern):
-            half.unlink(missing_ok=True)
-    shutil.rmtree(output / REMNANT, ignore_errors=True)
+def write_description(folder: Folder, description: dict[str, Any]) -> None:
+    """Write ``dataset.json``."""
+    text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+    folder.write(DESCRIPTION, text.encode())
 
 
 def index_table(
@@ -117,12 +120,12 @@ def index_table(
     labels, metadata : tuple of str
         Which columns of ``known`` to take.
     """
-    checked, described = checked_columns(known, labels)
-    subjects = known["subject_id"].astype(str).tolist()
+    checked, described = checked_columns(known, labels, metadata)
+    subjects = known["subject_id"].astype(str).to_numpy(object)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "record_id": found["record_id"],
         "subject_id": pa.array(subjects, pa.string()),
-        "group_id": pa.array(group_ids(subjects, found["signal_sha256"].to_pylist()), pa.string()),
+        "group_id": pa.array(group_ids(subjects, found["signal_sha256"].to_numpy()), pa.string()),
         **{name: found[name] for name in _FOUND},
     }
     for name in (*labels, *metadata):
@@ -130,35 +133,46 @@ def index_table(
     return pa.table(columns), described
 
 
-def _rejects(outcomes: pa.Table, listing: Listing) -> pa.Table:
+def who_is_counted(index: pa.Table) -> dict[str, int]:
+    """Return how many subjects and groups an index has."""
+    return {
+        f"{who}s": pc.count_distinct(index[f"{who}_id"]).as_py() for who in ("subject", "group")
+    }
+
+
+def _rejects(
+    outcomes: pa.Table, listing: sources.Listing, dealt: npt.NDArray[np.int64]
+) -> pa.Table:
     """Return the rejects in listing order: those of the shards, and every repeated record_id."""
     names = ["record_id", "path", "reason", "detail"]
-    refused = outcomes.filter(pc.is_valid(outcomes["reason"])).select(names).to_pandas()
-    first = listing.table.drop_duplicates("record_id").set_index("record_id")["path"]
-    place = {record: number for number, record in enumerate(first.index)}
-    refused = refused.sort_values("record_id", key=lambda ids: ids.map(place), kind="stable")
-    again = listing.table[listing.table["record_id"].duplicated()][["record_id", "path"]]
-    again = again.assign(
-        reason="repeated record_id",
-        detail=[f"the first is {first[record]}" for record in again["record_id"]],
+    place = pa.array(dealt)
+    refused = outcomes.select(names).append_column("place", place)
+    refused = refused.filter(refused["reason"].is_valid()).sort_by("place").select(names)
+    ids = listing.table["record_id"]
+    repeated = ids.duplicated()
+    again = listing.table.loc[repeated, ["record_id", "path"]]
+    first = listing.table.loc[~repeated & ids.isin(again["record_id"])]
+    paths = again["record_id"].map(first.set_index("record_id")["path"])
+    again = again.assign(reason="repeated record_id", detail="the first is " + paths.astype(str))
+    schema = pa.schema([(name, pa.string()) for name in names])
+    return pa.concat_tables(
+        [refused.cast(schema), pa.Table.from_pandas(again, schema, preserve_index=False)]
     )
-    rows = [*refused.to_dict("records"), *again.to_dict("records")]
-    return pa.Table.from_pylist(rows, schema=pa.schema([(name, pa.string()) for name in names]))
 
 
 def _counts(index: pa.Table, rejects: pa.Table) -> dict[str, Any]:
-    reasons = rejects["reason"].to_pandas().value_counts()
-    changes = index["changed"].to_pandas().explode().dropna().value_counts()
     return {
         "listed": index.num_rows + rejects.num_rows,
         "accepted": index.num_rows,
         "rejected": rejects.num_rows,
-        "rejected_by_reason": {name: int(reasons[name]) for name in sorted(reasons.index)},
-        "changed": {name: int(changes[name]) for name in sorted(changes.index)},
-        "subjects": len(set(index["subject_id"].to_pylist())),
-        "groups": len(set(index["group_id"].to_pylist())),
+        "rejected_by_reason": _how_often(rejects["reason"]),
+        "changed": _how_often(pc.list_flatten(index["changed"])),
+        **who_is_counted(index),
     }
 
 
-def _digests_of_tables(output: Path) -> dict[str, str]:
-    return {name: sha256_of_file(output / name) for name in (INDEX, REJECTED)}
+def _how_often(values: pa.ChunkedArray) -> dict[str, int]:
+    counts = {
+        str(pair["values"]): int(pair["counts"]) for pair in values.value_counts().to_pylist()
+    }
+    return dict(sorted(counts.items()))

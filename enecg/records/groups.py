@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-def group_ids(subject_ids: Sequence[str], signal_sha256s: Sequence[str]) -> list[str]:
+Names = Sequence[str] | npt.NDArray[np.object_]
+
+
+def group_ids(subject_ids: Names, signal_sha256s: Names) -> list[str]:
     """Join all records of a subject and all records with an identical signal, transitively.
 
     Parameters
@@ -21,18 +29,18 @@ def group_ids(subject_ids: Sequence[str], signal_sha256s: Sequence[str]) -> list
         For each record the smallest subject in its group: the same name whatever the order of
         the records.
     """
-    # Subjects are joined, not records: whoever first showed a signal stands for it.
-    parent = {subject: subject for subject in subject_ids}
-
-    def root(subject: str) -> str:
-        while parent[subject] != subject:
-            parent[subject] = parent[parent[subject]]  # halves the way for the next search
-            subject = parent[subject]
-        return subject
-
-    first_with: dict[str, str] = {}
-    for subject, signal in zip(subject_ids, signal_sha256s, strict=True):
-        here, there = root(subject), root(first_with.setdefault(signal, subject))
-        # The smaller name stays the root, so a root is its group's name.
-        parent[max(here, there)] = min(here, there)
-    return [root(subject) for subject in subject_ids]
+    if not len(subject_ids):
+        return []
+    # Subjects and signals are the nodes of a graph, records its edges.
+    subject_N, subjects = pd.factorize(np.asarray(subject_ids, dtype=object), sort=True)
+    signal_N, signals = pd.factorize(np.asarray(signal_sha256s, dtype=object))
+    nodes = len(subjects) + len(signals)
+    edges = coo_array(
+        (np.ones(len(subject_N), dtype=bool), (subject_N, len(subjects) + signal_N)),
+        shape=(nodes, nodes),
+    )
+    _, group_of = connected_components(edges, directed=False)
+    # Subjects are sorted, so the first one that shows a group is its smallest. Every group has one.
+    _, smallest = np.unique(group_of[: len(subjects)], return_index=True)
+    names: list[str] = subjects[smallest][group_of[subject_N]].tolist()
+    return names

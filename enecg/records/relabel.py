@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pyarrow.parquet as pq
-
-from enecg.errors import UserError
-from enecg.files import sha256_of_file, write_json
+from enecg.errors import JobFailed, UserError, one_line
 from enecg.records import sources
 from enecg.records.corpus import Corpus
-from enecg.records.finish import index_table
-from enecg.records.store import DESCRIPTION, INDEX, RecordStore, write_table
+from enecg.records.finish import index_table, who_is_counted, write_description
+from enecg.records.store import DESCRIPTION, INDEX, RELABELLED, RecordStore, write_table
+from enecg.storage import Folder, Place
 
 
-def relabel(source: str, folder: Path, output: Path, labels: Path | None = None) -> RecordStore:
+def relabel(source: str, folder: Place, output: Place, labels: Place | None = None) -> RecordStore:
     """Replace subjects, groups, labels and metadata of a store by what the corpus now says.
+
+    The new index and description are first written beside the old ones, the description last:
+    from then on readers take the new ones, and the old ones are replaced. A kill before that
+    moment leaves the old labels, after it the new ones.
 
     Parameters
     ----------
     source : str
         Name of the corpus layout; the one the store was made with.
-    folder : Path
+    folder : path or URI
         The corpus; only its table of labels and its list of files are read.
-    output : Path
+    output : path or URI
         A finished store. Signals stay, and so does ``rr_interval`` where it was measured in them.
-    labels : Path, optional
+    labels : path or URI, optional
         A table of labels, as the source describes it.
 
     Raises
@@ -53,22 +53,32 @@ def relabel(source: str, folder: Path, output: Path, labels: Path | None = None)
     if layout.measures_rr:
         known["rr_interval"] = store.index["rr_interval"]
         columns = ("rr_interval", *(name for name in columns if name != "rr_interval"))
-    index, described = index_table(
-        pq.read_table(store.path / INDEX), known, columns, listing.metadata
-    )
+    index, described = index_table(store.table(INDEX), known, columns, listing.metadata)
     if layout.measures_rr:  # what was impossible when it was measured is no longer there to count
         described["rr_interval"] = store.description["labels"]["rr_interval"]
-    write_table(store.path / INDEX, index)
     description = {
         **store.description,
-        "counts": {
-            **store.description["counts"],
-            "subjects": len(set(index["subject_id"].to_pylist())),
-            "groups": len(set(index["group_id"].to_pylist())),
-        },
+        "counts": {**store.description["counts"], **who_is_counted(index)},
         "labels": described,
         "metadata": list(listing.metadata),
-        "files": {**store.description["files"], INDEX: sha256_of_file(store.path / INDEX)},
     }
-    write_json(store.path / DESCRIPTION, description)
+    beside = store.folder.below(RELABELLED)
+    try:
+        settle(store.folder)
+        digest = write_table(beside, INDEX, index)
+        files = {**store.description["files"], INDEX: digest}
+        write_description(beside, {**description, "files": files})
+        settle(store.folder)
+    except OSError as error:
+        raise JobFailed(f"{output}: {one_line(error)}; its labels are whole, old or new") from error
     return RecordStore.open(output)
+
+
+def settle(folder: Folder) -> None:
+    """Move a new index and description, if both are whole, to where the old ones are."""
+    beside = folder.below(RELABELLED)
+    if beside.exists(DESCRIPTION):
+        for name in (INDEX, DESCRIPTION):
+            folder.write(name, beside.read(name))
+        beside.remove(DESCRIPTION)  # from here on the store's own count
+    folder.remove(RELABELLED)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,72 +14,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enecg.errors import UserError
-from enecg.files import read_json, replacing
-from enecg.records.canonical import CanonicalRecord
-from enecg.signals import LEADS, N_SAMPLES, to_millivolts
+from enecg.errors import UserError, one_line
+from enecg.files import sha256_of_file
+from enecg.signals import to_millivolts
+from enecg.storage import Folder, Place
+
+if TYPE_CHECKING:
+    import ray.data
 
 FORMAT = "enecg-records"
 FORMAT_VERSION = 1
 DESCRIPTION, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
 UNFINISHED = ".unfinished"
 """Folder in a store that is being made: its arguments, and a file for every shard that is done."""
-REMNANT = ".unfinished.tmp"
-"""The same folder once the store is finished, for the moment until it is removed."""
-ROW_GROUP = 64
-"""Records per row group: about 3 MB on disk, 8 MB in memory."""
-
-SHARD_SCHEMA = pa.schema(
-    [
-        pa.field("record_id", pa.string(), nullable=False),
-        pa.field("signal", pa.fixed_shape_tensor(pa.int16(), [len(LEADS), N_SAMPLES])),
-        pa.field("gain", pa.fixed_shape_tensor(pa.float64(), [len(LEADS)])),
-        pa.field("baseline", pa.fixed_shape_tensor(pa.int32(), [len(LEADS)])),
-    ]
-)
-
-
-def shard_name(number: int) -> str:
-    """Return the file name of a shard."""
-    return f"shard-{number:05d}.parquet"
-
-
-def write_shard(path: Path, record_ids: Sequence[str], records: Sequence[CanonicalRecord]) -> None:
-    """Write one shard atomically; the same records give the same bytes."""
-
-    def stacked(arrays: list[npt.NDArray[Any]], shape: tuple[int, ...], kind: str) -> pa.Array:
-        block = np.stack(arrays).astype(kind) if arrays else np.zeros((0, *shape), kind)
-        if len(block):
-            return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(block))
-        empty = pa.list_(pa.from_numpy_dtype(kind), int(np.prod(shape)))
-        tensor = pa.fixed_shape_tensor(pa.from_numpy_dtype(kind), list(shape))
-        return pa.ExtensionArray.from_storage(tensor, pa.array([], type=empty))
-
-    table = pa.Table.from_arrays(
-        [
-            pa.array(record_ids, pa.string()),
-            stacked([r.signal_LT for r in records], (len(LEADS), N_SAMPLES), "int16"),
-            stacked([r.gain_L for r in records], (len(LEADS),), "float64"),
-            stacked([r.baseline_L for r in records], (len(LEADS),), "int32"),
-        ],
-        schema=SHARD_SCHEMA,
-    )
-    with replacing(path) as temporary:
-        # Measured on 256 records of PTB-XL: 44.9 kB a record, read at 320 MB/s a core. The deltas
-        # without zstd take 49.6 kB, PLAIN with zstd 64.7 kB at 150 MB/s.
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=ROW_GROUP,
-            use_dictionary=False,
-            compression="zstd",
-            column_encoding={
-                "record_id": "PLAIN",
-                "signal.list.element": "DELTA_BINARY_PACKED",
-                "gain.list.element": "PLAIN",
-                "baseline.list.element": "PLAIN",
-            },
-        )
+RELABELLED = ".relabelled"
+"""Folder with a new index and description on their way into the store: what is there counts."""
+SIGNAL_COLUMNS = ("record_id", "signal", "gain", "baseline")
 
 
 def decode(
@@ -113,12 +64,12 @@ def _array(batch: pa.Table | pa.RecordBatch, name: str) -> npt.NDArray[Any]:
 
 
 class RecordStore:
-    """A finished record store, for reading; made by `RecordStore.open`.
+    """A finished record store, for reading, on disk or in object storage; made by `open`.
 
     Attributes
     ----------
-    path : Path
-        The store's folder.
+    folder : Folder
+        Where it is.
     index : DataFrame
         One row per record in file order (by shard, then row): see DESIGN §5.
     rejected : DataFrame
@@ -129,47 +80,94 @@ class RecordStore:
         SHA-256 of ``dataset.json``: changes with anything in the store.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.description: dict[str, Any] = read_json(path / DESCRIPTION)
-        self.fingerprint = hashlib.sha256((path / DESCRIPTION).read_bytes()).hexdigest()
-        self.index: pd.DataFrame = pq.read_table(path / INDEX).to_pandas()
-        self.rejected: pd.DataFrame = pq.read_table(path / REJECTED).to_pandas()
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        content = folder.read(self.place_of(DESCRIPTION))
+        self.description: dict[str, Any] = json.loads(content)
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self.index: pd.DataFrame = self.table(INDEX).to_pandas()
+        self.rejected: pd.DataFrame = self.table(REJECTED).to_pandas()
 
     @classmethod
-    def open(cls, path: str | Path) -> RecordStore:
-        """Open a finished store.
+    def open(cls, place: Place | Folder) -> RecordStore:
+        """Open a finished store at a path or URI.
 
         Raises
         ------
         UserError
             No store there, an unfinished one, or one of a newer format.
         """
-        path = Path(path)
-        if (path / UNFINISHED).is_dir() and not (path / DESCRIPTION).is_file():
-            raise UserError(f"{path}: this record store is unfinished; run its convert.py again")
-        if not (path / DESCRIPTION).is_file():
+        folder = place if isinstance(place, Folder) else Folder.at(place)
+        shown = folder.uri
+        try:
+            names = folder.names()
+        except OSError as error:
+            raise UserError(f"{shown}: {one_line(error)}") from None
+        if UNFINISHED in names and DESCRIPTION not in names:
+            raise UserError(f"{shown}: this record store is unfinished; run its convert.py again")
+        if DESCRIPTION not in names:
             raise UserError(
-                f"{path}: no record store here (no {DESCRIPTION}); convert.py makes one"
+                f"{shown}: no record store here (no {DESCRIPTION}); convert.py makes one"
             )
         try:
-            found = read_json(path / DESCRIPTION)
+            found = json.loads(folder.read(DESCRIPTION))
             known = found["format"] == FORMAT and found["format_version"] == FORMAT_VERSION
         except (ValueError, KeyError, TypeError):
             known = False
         if not known:
             raise UserError(
-                f"{path / DESCRIPTION}: not a record store of format version {FORMAT_VERSION}"
+                f"{folder.uri_of(DESCRIPTION)}: not a record store of format version "
+                f"{FORMAT_VERSION}"
             )
         try:
-            return cls(path)
+            return cls(folder)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: this record store is damaged: {error}") from error
+            raise UserError(
+                f"{shown}: this record store is damaged: {one_line(error)}; "
+                f"convert.py --verify {shown} tells more"
+            ) from error
 
     @property
-    def shard_paths(self) -> list[Path]:
-        """The signal files, in order."""
-        return [self.path / name for name in self.description["files"] if "shard-" in name]
+    def uri(self) -> str:
+        """Where it is: a path or URI that `open` takes."""
+        return self.folder.uri
+
+    @property
+    def path(self) -> Path:
+        """The folder of a store on disk."""
+        return self.folder.path
+
+    def place_of(self, name: str) -> str:
+        """Return where a file's current version is: new labels may still be on their way in."""
+        moving = name in (DESCRIPTION, INDEX) and self.folder.exists(f"{RELABELLED}/{DESCRIPTION}")
+        return f"{RELABELLED}/{name}" if moving else name
+
+    def table(self, name: str) -> pa.Table:
+        """Read ``index.parquet`` or ``rejected.parquet``."""
+        with self.folder.open(self.place_of(name)) as file:
+            return pq.read_table(file)
+
+    @property
+    def shards(self) -> list[str]:
+        """The names of the signal files, in order."""
+        return [name for name in self.description["files"] if name.startswith("shard-")]
+
+    def dataset(self, columns: Sequence[str] = SIGNAL_COLUMNS) -> ray.data.Dataset:
+        """Return the signals as a Ray Dataset; `decode` turns its batches into millivolts.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Columns of the shards. Rows need not come in the order of `index`: read ``record_id``
+            with them.
+        """
+        import ray.data
+
+        return ray.data.read_parquet(
+            [self.folder.key(name) for name in self.shards],
+            filesystem=self.folder.filesystem if self.folder.remote else None,
+            columns=list(columns),
+        )
 
     def signals(
         self, record_ids: Collection[str] | None = None, batch_size: int = 256
@@ -200,9 +198,9 @@ class RecordStore:
             wanted = self.index[self.index["record_id"].isin(asked)]
             if len(wanted) < len(asked):
                 strange = min(asked - set(wanted["record_id"]))
-                raise UserError(f"{self.path}: no record {strange!r} in this store")
+                raise UserError(f"{self.uri}: no record {strange!r} in this store")
         for shard, rows in wanted.groupby("shard", sort=True)["row"]:
-            with pq.ParquetFile(self.path / str(shard)) as file:
+            with self.folder.open(str(shard)) as opened, pq.ParquetFile(opened) as file:
                 yield from _batches(file, np.sort(rows.to_numpy()), batch_size)
 
 
@@ -224,7 +222,9 @@ def _batches(
         yield table["record_id"].to_pylist(), decode(table)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table without signals atomically; the same rows give the same bytes."""
-    with replacing(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(None), temporary, compression="zstd")
+def write_table(folder: Folder, name: str, table: pa.Table) -> str:
+    """Write a table without signals; return its SHA-256. The same rows give the same bytes."""
+    with folder.replacing(name) as temporary:
+        whole = table.replace_schema_metadata(None).combine_chunks()  # chunks would show in bytes
+        pq.write_table(whole, temporary, compression="zstd")
+        return sha256_of_file(temporary)

@@ -16,6 +16,7 @@ from enecg.config import ExpertSettings
 from enecg.progress import counting
 from enecg.records.store import RecordStore, decode
 from enecg.stage1.feature_store import FeatureStore
+from enecg.storage import Folder
 
 BATCH = 64
 """Records per backbone pass."""
@@ -28,7 +29,7 @@ class Embedder:
     ----------
     name, weights, options
         As for `experts.load`.
-    records : Path
+    records : Folder
         The record store; those of its records that have no features yet are embedded.
     features : FeatureStore
     """
@@ -38,7 +39,7 @@ class Embedder:
         name: str,
         weights: str | None,
         options: dict[str, Any],
-        records: Path,
+        records: Folder,
         features: FeatureStore,
     ) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -89,16 +90,13 @@ def compute_features(
             return features, 0.0
         gpus = int(ray.cluster_resources().get("GPU", 0))
         actors = max(1, gpus or int(ray.cluster_resources()["CPU"]) - 2)
-        results = ray.data.read_parquet(
-            [str(path) for path in store.shard_paths],
-            columns=["record_id", "signal", "gain", "baseline"],
-        ).map_batches(
+        results = store.dataset().map_batches(
             Embedder,
             fn_constructor_args=(
                 name,
                 settings.weights,
                 settings.options,
-                store.path.absolute(),
+                store.folder,
                 features,
             ),
             batch_size=BATCH,

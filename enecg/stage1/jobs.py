@@ -141,9 +141,7 @@ def _inputs(experiment: Experiment, name: str) -> tuple[Any, float]:
     config = experiment.config
     settings = config.experts[name]
     if not settings.frozen:
-        columns = ["record_id", "signal", "gain", "baseline"]
-        paths = [str(path) for path in experiment.store.shard_paths]
-        return ray.data.read_parquet(paths, columns=columns), 0.0
+        return experiment.store.dataset(), 0.0
     features, peak = compute_features(experiment.store, config.features_dir, name, settings)
     return ray.data.read_parquet([str(path) for path in features.parts]), peak
 

@@ -1,8 +1,12 @@
-"""Small ECG-like signals for the tests of experts."""
+"""Small ECG-like signals and golden files for the tests of experts."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -23,3 +27,25 @@ def ecg_like(n_records: int, seed: int = 0) -> Tensor:
         x_LT[:] = size_L1 * narrow_T + 0.25 * size_L1 * wide_T
         x_LT += 0.1 * np.sin(2 * np.pi * 0.3 * time_T) + random.normal(0, 0.02, x_LT.shape)
     return torch.from_numpy(np.round(x_BLT, 3).astype(np.float32))
+
+
+def golden_folder(expert: str) -> Path:
+    """Return an expert's folder of golden vectors; skip the test where there is none."""
+    folder = os.environ.get("ENECG_GOLDEN_DIR")
+    if not folder:
+        pytest.skip("ENECG_GOLDEN_DIR is not set: no golden vectors to compare with")
+    return Path(folder).resolve() / expert
+
+
+def published_shapes(path: Path) -> list[dict[str, tuple[int, ...]]]:
+    """Read the names and shapes of a published model's tensors, a dict per heading in the file."""
+    models: list[dict[str, tuple[int, ...]]] = []
+    was_heading = False
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            models += [] if was_heading else [{}]
+        else:
+            name, shape, *_ = line.split("\t")
+            models[-1][name] = tuple(int(size) for size in shape.strip("(),").split(",") if size)
+        was_heading = line.startswith("#")
+    return models

@@ -12,5 +12,25 @@ SMALL: dict[str, dict[str, Any]] = {
         },
     },
     "timesnet": {"layers": 1},
+    "ecg-fm": {
+        "config": {
+            "conv_feature_layers": "[(8, 2, 2)] * 4",
+            "encoder_embed_dim": 16,
+            "encoder_layers": 2,
+            "encoder_ffn_embed_dim": 32,
+            "encoder_attention_heads": 2,
+            "conv_pos": 16,
+            "conv_pos_groups": 4,
+        }
+    },
+    "ecgfounder": {
+        "config": {
+            "base_filters": 8,
+            "filter_list": (8, 16, 24),
+            "m_blocks_list": (2, 1, 2),
+            "groups_width": 8,
+            "n_classes": 5,
+        }
+    },
 }  # fmt: skip
 """By expert; none for those that are small at published size."""

@@ -26,7 +26,7 @@ def centred(x_BLT: Tensor) -> Tensor:
     return torch.where(present_BLT, filled_BLT - mean_BL1, 0.0)
 
 
-def z_scored(x_BLT: Tensor, *, together: bool = False) -> Tensor:
+def z_scored(x_BLT: Tensor, *, together: bool = False, least: float = 0.0) -> Tensor:
     """Subtract the mean and divide by the population standard deviation, per lead or record.
 
     Parameters
@@ -35,6 +35,8 @@ def z_scored(x_BLT: Tensor, *, together: bool = False) -> Tensor:
         Any unit; NaN or infinite where missing.
     together : bool
         One mean and deviation for all leads of a record, so that their sizes stay in proportion.
+    least : float
+        Added to the deviation.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def z_scored(x_BLT: Tensor, *, together: bool = False) -> Tensor:
     present_BLT = torch.isfinite(wide_BLT)
     n_BL1 = present_BLT.sum(dim=-1, keepdim=True).clamp(min=1)
     away_BLT = centred(wide_BLT)
-    std_BL1 = (away_BLT.square().sum(dim=-1, keepdim=True) / n_BL1).sqrt()
+    std_BL1 = (away_BLT.square().sum(dim=-1, keepdim=True) / n_BL1).sqrt() + least
     scaled_BLT = away_BLT / torch.where(std_BL1 > 0, std_BL1, 1.0)
     return scaled_BLT.reshape(shape).to(x_BLT.dtype)
 

@@ -5,6 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 SMALL: dict[str, dict[str, Any]] = {
+    "chronos": {
+        "config": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2,
+                   "initializer_factor": 1.0},
+        "sampling_rate_hz": 51.2,
+    },
+    "mantis": {
+        "config": {"hidden_dim": 16, "num_patches": 8, "transf_depth": 2, "transf_num_heads": 2,
+                   "transf_dim_head": 8, "transf_mlp_dim": 32, "hidden_dim_scalar_enc": 8},
+    },
+    "moment": {
+        "config": {"t5_config": {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 2,
+                                 "num_heads": 2}},
+    },
     "tempo": {
         "config": {
             "d_model": 16, "gpt_layers": 2, "gpt2": {"n_head": 2, "vocab_size": 64},

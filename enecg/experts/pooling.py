@@ -6,20 +6,44 @@ each segment, frame, patch or lead is pooled into the record's one feature vecto
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
+from enecg import signals
 from enecg.errors import UserError, did_you_mean
 
 POOLS: dict[str, int] = {"mean": 1, "max": 1, "mean_std": 2}
 """Kinds of pooling, and how many numbers each gives per channel: the value of a ``pool`` option."""
+LEADS = ("pooled", "apart")
+"""What a backbone that sees one lead at a time can do with its twelve: a ``leads`` option."""
 
 
 def check_pool(expert: str, pool: str) -> None:
     """Raise UserError unless ``pool`` is one of `POOLS`."""
-    if pool not in POOLS:
-        near = did_you_mean(str(pool), POOLS)
-        raise UserError(f"expert {expert}: pool is {pool!r}{near} (allowed: {', '.join(POOLS)})")
+    check_choice(expert, "pool", pool, POOLS)
+
+
+def check_choice(expert: str, option: str, value: str, allowed: Iterable[str]) -> None:
+    """Raise UserError unless an option has one of the values allowed."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        near = did_you_mean(str(value), allowed)
+        listing = ", ".join(allowed)
+        raise UserError(f"expert {expert}: {option} is {value!r}{near} (allowed: {listing})")
+
+
+def check_rate(expert: str, sampling_rate_hz: float, window: int) -> None:
+    """Raise UserError unless a record at this rate has a whole number of samples, a window's or
+    more, and no more than are stored."""
+    lowest, highest = window / signals.DURATION_S, signals.SAMPLING_RATE_HZ
+    n_samples = sampling_rate_hz * signals.DURATION_S
+    if not lowest <= sampling_rate_hz <= highest or abs(n_samples - round(n_samples)) > 1e-6:
+        raise UserError(
+            f"expert {expert}: sampling_rate_hz is {sampling_rate_hz} (allowed: {lowest:g} to "
+            f"{highest}, a whole number of samples in {signals.DURATION_S} s)"
+        )
 
 
 def segments(x_BLT: Tensor, window: int) -> Tensor:
@@ -65,3 +89,25 @@ def pooled(f_BND: Tensor, pool: str) -> Tensor:
     # Away from the square root's infinite slope at 0, so that gradients stay finite.
     variance_BD = (f_BND - mean_BD[:, None]).square().mean(dim=1)
     return torch.cat([mean_BD, (variance_BD + 1e-12).sqrt()], dim=1)
+
+
+def pooled_leads(f_BLND: Tensor, pool: str, leads: str) -> Tensor:
+    """Pool what a backbone gives for each lead by itself.
+
+    Parameters
+    ----------
+    f_BLND : floating tensor, shape (B, L, N, D)
+        N vectors per lead.
+    pool : str
+        See `pooled`.
+    leads : {"pooled", "apart"}
+        Pool over leads and vectors together, or over each lead's vectors; then leads follow each
+        other.
+
+    Returns
+    -------
+    tensor, shape (B, D * POOLS[pool]) or (B, L * D * POOLS[pool])
+    """
+    if leads == "pooled":
+        return pooled(f_BLND.flatten(1, 2), pool)
+    return pooled(f_BLND.flatten(0, 1), pool).unflatten(0, f_BLND.shape[:2]).flatten(1)

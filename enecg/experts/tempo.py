@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from enecg import signals
-from enecg.errors import UserError, did_you_mean
 from enecg.experts import stl, weights
 from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_input, drawing_from
-from enecg.experts.pooling import POOLS, pooled
+from enecg.experts.pooling import LEADS, POOLS, check_choice, pooled_leads
 from enecg.experts.preparation import resample_fourier, z_scored
 from enecg.experts.sizes import Sizes, read_sizes
 
@@ -143,9 +142,9 @@ class Tempo(Expert):
         seed: int = 0,
     ) -> None:
         sizes = read_sizes(self.name, TempoSizes, config)
-        _check_choice("leads", leads, ("pooled", "apart"))
-        _check_choice("stl", stl, ("matrix", "statsmodels"))
-        _check_choice("pool", pool, (*POOLS, "forecast"))
+        check_choice(self.name, "leads", leads, LEADS)
+        check_choice(self.name, "stl", stl, ("matrix", "statsmodels"))
+        check_choice(self.name, "pool", pool, (*POOLS, "forecast"))
         with drawing_from(seed):
             network = _Network(sizes)
         width = sizes.pred_len if pool == "forecast" else sizes.d_model * POOLS[pool]
@@ -204,17 +203,14 @@ class Tempo(Expert):
 
     def embed(self, prepared: Tensor) -> Tensor:
         """Return what ``pool`` says of the leads, float32 of shape (B, D)."""
-        n_leads = prepared.shape[1]
         parts_N3T = prepared.flatten(0, 1)
-        together = self.options["leads"] == "pooled"
         if self.options["pool"] == "forecast":
-            f_BLD = self._forecast(parts_N3T.sum(dim=1), parts_N3T).unflatten(0, (-1, n_leads))
-            return (f_BLD.mean(dim=1) if together else f_BLD.flatten(1)).float()
-        h_N3PD = self.network.patch_states(self.network.states(parts_N3T))
-        f_NPD = h_N3PD.float().flatten(1, 2)
-        if together:
-            return pooled(f_NPD.unflatten(0, (-1, n_leads)).flatten(1, 2), self.options["pool"])
-        return pooled(f_NPD, self.options["pool"]).unflatten(0, (-1, n_leads)).flatten(1)
+            f_NPD, pool = self._forecast(parts_N3T.sum(dim=1), parts_N3T)[:, None], "mean"
+        else:
+            h_N3PD = self.network.patch_states(self.network.states(parts_N3T))
+            f_NPD, pool = h_N3PD.flatten(1, 2), self.options["pool"]
+        f_BLPD = f_NPD.float().unflatten(0, prepared.shape[:2])
+        return pooled_leads(f_BLPD, pool, self.options["leads"])
 
     def forecast(self, x: Tensor, trend: Tensor, season: Tensor, resid: Tensor) -> Tensor:
         """Forecast the samples that follow, as EnECG's copy of TEMPO does.
@@ -249,15 +245,6 @@ class Tempo(Expert):
         }
         weights.check(_published_layout(self.network, self.sizes), tensors, path)
         self.network.load_state_dict(_merged(self.network, self.sizes, tensors), strict=True)
-
-
-def _check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
-    allowed = tuple(allowed)
-    if value not in allowed:
-        near = did_you_mean(str(value), allowed)
-        raise UserError(
-            f"expert tempo: {option} is {value!r}{near} (allowed: {', '.join(allowed)})"
-        )
 
 
 class _Network(nn.Module):

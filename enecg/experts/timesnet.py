@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from enecg import signals
-from enecg.errors import UserError, did_you_mean
+from enecg.errors import UserError
 from enecg.experts import weights
 from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_input, drawing_from
-from enecg.experts.pooling import POOLS, pooled
+from enecg.experts.pooling import POOLS, check_choice, pooled
 from enecg.experts.preparation import centred, resample_fourier
 
 SEQ_LEN = 500
@@ -72,11 +72,7 @@ class TimesNet(Expert):
     published: ClassVar = {"TimesNet/checkpoint.pth": None}
 
     def __init__(self, *, pool: str = "forecast", layers: int = 3, seed: int = 0) -> None:
-        if pool not in (allowed := (*POOLS, "forecast")):
-            raise UserError(
-                f"expert timesnet: pool is {pool!r}{did_you_mean(str(pool), allowed)} "
-                f"(allowed: {', '.join(allowed)})"
-            )
+        check_choice(self.name, "pool", pool, (*POOLS, "forecast"))
         if layers < 1:
             raise UserError(f"expert timesnet: layers is {layers}; it must be at least 1")
         with drawing_from(seed):

@@ -20,6 +20,8 @@ MISSING = -32768
 """The stored int16 value that stands for a missing sample."""
 LARGEST = 32767
 """The largest stored int16 value."""
+LARGEST_BASELINE = 2**24 - 2**16
+"""Up to here the difference of sample and baseline is exact in float32."""
 
 
 def lead_position(name: str) -> int | None:
@@ -113,8 +115,8 @@ def resample(
 
 def quantise(
     x_T: npt.NDArray[np.float64], gain: float = 1000.0
-) -> tuple[npt.NDArray[np.int16], float]:
-    """Turn millivolts into stored samples with baseline 0.
+) -> tuple[npt.NDArray[np.int16], float, int]:
+    """Turn millivolts into stored samples.
 
     Parameters
     ----------
@@ -126,14 +128,50 @@ def quantise(
     Returns
     -------
     digital : int16 array, shape (T,)
-        `MISSING` where ``x_T`` is NaN.
+        `MISSING` where ``x_T`` is NaN; nothing is clipped.
     gain : float
         The gain used: the wanted one, or the largest at which the signal fits.
+    baseline : int
+        The digital value of 0 mV: 0 where the signal fits so, else it takes up the offset.
     """
     present = np.isfinite(x_T)
-    peak = float(np.abs(x_T[present]).max(initial=0.0))
-    if peak * gain > LARGEST:
-        gain = LARGEST / peak
+    low, high = (float(f(x_T[present])) if present.any() else 0.0 for f in (np.min, np.max))
+    baseline = 0
+    if max(abs(low), abs(high)) * gain > LARGEST:
+        middle, reach = (low + high) / 2, (high - low) / 2
+        if abs(middle) * gain > LARGEST_BASELINE:
+            gain = LARGEST_BASELINE / abs(middle)
+        if reach * gain > LARGEST - 1:
+            gain = (LARGEST - 1) / reach
+        baseline = -round(middle * gain)
     digital = np.full(len(x_T), MISSING, dtype=np.int16)
-    digital[present] = np.rint(x_T[present] * gain).astype(np.int16)
-    return digital, gain
+    digital[present] = (np.rint(x_T[present] * gain) + baseline).astype(np.int16)
+    return digital, gain, baseline
+
+
+# Rows: I, II, III, aVR, aVL, aVF as sums of I and II (Einthoven 1912, Goldberger 1942).
+_LIMB = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]])
+
+
+def derived_limb_leads(
+    one: int, other: int, x_T: npt.NDArray[np.float64], y_T: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Compute all six limb leads from any two of them.
+
+    III = II − I, aVR = −(I + II)/2, aVL = I − II/2, aVF = II − I/2, and their inverses: no two
+    limb leads look in the same direction, so any two determine the others.
+
+    Parameters
+    ----------
+    one, other : int
+        Places of two different limb leads in `LEADS`, 0 to 5.
+    x_T, y_T : float64 arrays, shape (T,)
+        The two leads in mV on the same grid, NaN where missing.
+
+    Returns
+    -------
+    float64 array, shape (6, T)
+        mV, in the order of `LEADS`; NaN where either lead is missing.
+    """
+    mixing = _LIMB @ np.linalg.inv(_LIMB[[one, other]])
+    return mixing[:, :1] * x_T + mixing[:, 1:] * y_T

@@ -13,15 +13,17 @@ from enecg.records.channel import Channel, Rejected
 from enecg.signals import (
     DURATION_S,
     LARGEST,
+    LARGEST_BASELINE,
     LEADS,
     MISSING,
     N_SAMPLES,
     SAMPLING_RATE_HZ,
+    derived_limb_leads,
     quantise,
     resample,
 )
 
-_MARGIN_S = 1.0  # beyond the tenth second, so that the resampling filter sees a real signal there
+_LIMB_LEADS = range(6)
 
 
 @dataclass(frozen=True)
@@ -38,27 +40,39 @@ class CanonicalRecord:
         The digital value of 0 mV.
     present_L : bool array, shape (12,)
         Which leads the recording has.
+    derived_L : bool array, shape (12,)
+        Limb leads that it has not, computed from the first two limb leads, in the order of
+        `enecg.signals.LEADS`, that it has and that carry a signal.
     changed : tuple of str
         What was done: ``resampled``, ``cropped``, ``padded``, ``requantised`` (gain or baseline
         are not the file's), in this order.
+    requantisation_error_uv : float or None
+        The largest difference, in µV, between a recorded lead (after resampling) and what is
+        stored of it; None where nothing was requantised.
     """
 
     signal_LT: npt.NDArray[np.int16]
     gain_L: npt.NDArray[np.float64]
     baseline_L: npt.NDArray[np.int32]
     present_L: npt.NDArray[np.bool_]
+    derived_L: npt.NDArray[np.bool_]
     changed: tuple[str, ...]
+    requantisation_error_uv: float | None
 
     def signal_sha256(self) -> str:
         """Return the SHA-256 of the samples as stored."""
-        return hashlib.sha256(self.signal_LT.astype("<i2").tobytes()).hexdigest()
+        return self.sha256s()[0]
 
-    def physical_sha256(self) -> str:
-        """Return the SHA-256 of samples, gain and baseline: of what the millivolts are."""
-        digest = hashlib.sha256(self.signal_LT.astype("<i2").tobytes())
+    def sha256s(self) -> tuple[str, str]:
+        """Return the SHA-256 of the samples as stored, and that of samples, gain and baseline.
+
+        The second is of what the millivolts are.
+        """
+        digest = hashlib.sha256(np.ascontiguousarray(self.signal_LT, dtype="<i2").data)
+        samples = digest.hexdigest()
         digest.update(self.gain_L.astype("<f8").tobytes())
         digest.update(self.baseline_L.astype("<i4").tobytes())
-        return digest.hexdigest()
+        return samples, digest.hexdigest()
 
 
 def canonical(channels: dict[int, Channel]) -> CanonicalRecord:
@@ -84,57 +98,96 @@ def canonical(channels: dict[int, Channel]) -> CanonicalRecord:
     signal_LT = np.full((len(LEADS), N_SAMPLES), MISSING, dtype=np.int16)
     gain_L = np.full(len(LEADS), 1000.0)
     baseline_L = np.zeros(len(LEADS), dtype=np.int32)
-    if not any(_alive(channel) for channel in channels.values()):
+    alive = [lead for lead in sorted(channels) if _alive(channels[lead])]
+    if not alive:
         names = ", ".join(LEADS[lead] for lead in sorted(channels))
         detail = f"flat or missing in the first 10 s: {names}" if names else "none of the twelve"
         raise Rejected("no usable lead", detail)
+    errors = []
     for lead, channel in channels.items():
-        signal_LT[lead], gain_L[lead], baseline_L[lead] = _canonical_lead(channel, changed)
+        signal_LT[lead], gain_L[lead], baseline_L[lead], error = _canonical_lead(channel, changed)
+        if error is not None:
+            errors.append(error)
+    derived_L = np.zeros(len(LEADS), dtype=bool)
+    absent = [lead for lead in _LIMB_LEADS if lead not in channels]
+    pair = [lead for lead in alive if lead in _LIMB_LEADS][:2]
+    if absent and len(pair) == 2:
+        x_T, y_T = (_millivolts(signal_LT[lead], gain_L[lead], baseline_L[lead]) for lead in pair)
+        all_LT = derived_limb_leads(pair[0], pair[1], x_T, y_T)
+        for lead in absent:
+            signal_LT[lead], gain_L[lead], baseline_L[lead] = quantise(all_LT[lead])
+        derived_L[absent] = True
     order = ("resampled", "cropped", "padded", "requantised")
     return CanonicalRecord(
         signal_LT,
         gain_L,
         baseline_L,
-        np.isin(np.arange(len(LEADS)), list(channels)),
+        np.array([lead in channels for lead in range(len(LEADS))]),
+        derived_L,
         tuple(step for step in order if step in changed),
+        max(errors) if errors else None,
     )
+
+
+def _millivolts(
+    digital_T: npt.NDArray[np.int16], gain: float, baseline: int
+) -> npt.NDArray[np.float64]:
+    x_T = (digital_T.astype(np.float64) - baseline) / gain
+    x_T[digital_T == MISSING] = np.nan
+    return x_T
 
 
 def _alive(channel: Channel) -> bool:
     """Whether the first 10 s hold at least two different samples."""
     used = slice(0, math.ceil(DURATION_S * channel.rate_hz))
-    samples = channel.digital_T[used][~channel.missing_T[used]]
-    return len(samples) > 0 and bool((samples != samples[0]).any())
+    samples = channel.digital_T[used]
+    if channel.missing_T.any():
+        samples = samples[~channel.missing_T[used]]
+    # Nearly always the first few samples tell.
+    return len(samples) > 0 and bool(
+        (samples[:64] != samples[0]).any() or (samples != samples[0]).any()
+    )
 
 
 def _canonical_lead(
     channel: Channel, changed: set[str]
-) -> tuple[npt.NDArray[np.int16], float, int]:
-    """Return one lead's stored samples, gain and baseline; note in ``changed`` what was done."""
+) -> tuple[npt.NDArray[np.int16], float, int, float | None]:
+    """Return one lead's stored samples, gain, baseline, and error in µV where requantised.
+
+    What was done is noted in ``changed``.
+    """
     length = round(channel.n_samples * SAMPLING_RATE_HZ / channel.rate_hz)
     if length > N_SAMPLES:
         changed.add("cropped")
     if length < N_SAMPLES:
         changed.add("padded")
     if channel.rate_hz == SAMPLING_RATE_HZ and _fits(channel, needs_zero=length < N_SAMPLES):
-        kept_T = np.full(N_SAMPLES, channel.baseline if length < N_SAMPLES else 0, dtype=np.int64)
         used = min(length, N_SAMPLES)
-        kept_T[:used] = np.where(channel.missing_T[:used], MISSING, channel.digital_T[:used])
-        return kept_T.astype(np.int16), channel.gain, channel.baseline
-    x_T = channel.millivolts()[: math.ceil((DURATION_S + _MARGIN_S) * channel.rate_hz)]
+        # Format 16 marks missing samples as the store does; other formats have other marks.
+        kept_T = np.full(N_SAMPLES, channel.baseline if used < N_SAMPLES else 0, dtype=np.int16)
+        kept_T[:used] = channel.digital_T[:used]
+        kept_T[:used][channel.missing_T[:used]] = MISSING
+        return kept_T, channel.gain, channel.baseline, None
+    x_T = channel.millivolts()
     if channel.rate_hz != SAMPLING_RATE_HZ:
         changed.add("resampled")
         x_T = resample(x_T, channel.rate_hz)
     x_T = np.pad(x_T[:N_SAMPLES], (0, max(0, N_SAMPLES - len(x_T))))
-    digital_T, gain = quantise(x_T)
-    if (gain, 0) != (channel.gain, channel.baseline):
+    digital_T, gain, baseline = quantise(x_T)
+    if (gain, baseline) != (channel.gain, channel.baseline):
         changed.add("requantised")
-    return digital_T, gain, 0
+    difference_T = np.abs(_millivolts(digital_T, gain, baseline) - x_T)
+    largest = difference_T.max(initial=0.0, where=np.isfinite(x_T))
+    return digital_T, gain, baseline, float(largest) * 1000.0
 
 
 def _fits(channel: Channel, needs_zero: bool) -> bool:
     """Whether the samples can be stored as they are: -32768 is taken, it means missing."""
-    samples = channel.digital_T[:N_SAMPLES][~channel.missing_T[:N_SAMPLES]]
+    if channel.digital_T.dtype.kind not in "iu":
+        return False
+    samples = channel.digital_T[:N_SAMPLES]
+    if channel.missing_T.any():
+        samples = samples[~channel.missing_T[:N_SAMPLES]]
     in_range = len(samples) == 0 or (samples.min() > MISSING and samples.max() <= LARGEST)
-    zero = abs(channel.baseline) <= LARGEST if needs_zero else abs(channel.baseline) < 2**31
-    return bool(in_range and zero and math.isfinite(channel.gain) and channel.gain != 0)
+    zero = LARGEST if needs_zero else LARGEST_BASELINE
+    return bool(in_range and abs(channel.baseline) <= zero)

@@ -31,7 +31,7 @@ from enecg.storage import Folder
 # What conversion itself found out about a record, in the order of the index.
 _FOUND = (
     "shard", "row", "source_path", "sampling_rate_hz", "n_samples", "lead_present", "lead_derived",
-    "changed", "signal_sha256", "physical_sha256",
+    "changed", "requantisation_error_uv", "signal_sha256", "physical_sha256",
 )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ OUTCOME_SCHEMA = pa.schema(
         ("lead_present", list_of(pa.bool_())),
         ("lead_derived", list_of(pa.bool_())),
         ("changed", list_of(pa.string())),
+        ("requantisation_error_uv", pa.float64()),
         ("signal_sha256", pa.string()),
         ("physical_sha256", pa.string()),
         ("shard_sha256", pa.string()),

@@ -19,7 +19,6 @@ from enecg.records.parts import OUTCOME_SCHEMA, Claim, outcome_name
 from enecg.records.rr import rr_interval_ms
 from enecg.records.shard_file import shard_name, write_shard
 from enecg.records.store import write_table
-from enecg.signals import LEADS
 
 _FETCHED_AT_ONCE = 16  # headers, from object storage
 
@@ -61,15 +60,17 @@ def convert_shard(
                 row.update(reason=refusal.reason, detail=refusal.detail)
                 continue
             first = channels[min(channels)]
+            signal_sha256, physical_sha256 = record.sha256s()
             row.update(
                 row=len(accepted),
                 sampling_rate_hz=first.rate_hz,
                 n_samples=first.n_samples,
                 lead_present=record.present_L.tolist(),
-                lead_derived=[False] * len(LEADS),
+                lead_derived=record.derived_L.tolist(),
                 changed=list(record.changed),
-                signal_sha256=record.signal_sha256(),
-                physical_sha256=record.physical_sha256(),
+                requantisation_error_uv=record.requantisation_error_uv,
+                signal_sha256=signal_sha256,
+                physical_sha256=physical_sha256,
                 rr_interval=rr_interval_ms(channels) if layout.measures_rr else None,
             )
             accepted_ids.append(record_id)

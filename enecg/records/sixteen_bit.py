@@ -18,7 +18,7 @@ _CHUNK = 1 << 22  # samples in memory at a time, 8 MB
 
 def read_frames(
     file: Path, kind: str, offset: int, n_frames: int, width: int, keep: int
-) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint16]]:
     """Read a whole signal file, piece by piece, and keep its beginning.
 
     Parameters
@@ -38,11 +38,11 @@ def read_frames(
     -------
     head : int16 array, shape (width, min(keep, n_frames))
         The first frames, place in the frame by time.
-    sums : int64 array, shape (width,)
-        Sum over all frames of each place: what checksums are made of.
+    sums : uint16 array, shape (width,)
+        Sum over all frames of each place, modulo 65536: what checksums are.
     """
     keep = min(keep, n_frames)
-    sums = np.zeros(width, dtype=np.int64)
+    sums = np.zeros(width, dtype=np.uint16)
     head = np.empty((width, 0), dtype=np.int16)
     per_chunk = max(keep, _CHUNK // width)
     with open(file, "rb") as data:
@@ -50,7 +50,9 @@ def read_frames(
         for start in range(0, n_frames, per_chunk):
             count = min(per_chunk, n_frames - start) * width
             frames = np.fromfile(data, FORMATS[kind], count).reshape(-1, width)
-            sums += frames.sum(axis=0, dtype=np.int64)
+            places = np.ascontiguousarray(frames.T, dtype=np.int16)
+            # 16 bits wrap around as checksums do, and need no widening.
+            sums += places.view(np.uint16).sum(axis=1, dtype=np.uint16)
             if start == 0:
-                head = np.ascontiguousarray(frames[:keep].T, dtype=np.int16)
+                head = places[:, :keep]
     return head, sums

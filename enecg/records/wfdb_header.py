@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from enecg.records.channel import Rejected
 
@@ -16,7 +18,6 @@ LARGEST_FILE = 4 << 20
 """Bytes; a header of 20,000 segments stays below."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _FILE = re.compile(r"~|[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)?")
-_WHOLE = re.compile(r"-?[0-9]{1,15}")
 _COUNT = re.compile(r"[0-9]{1,15}")
 _RATE = re.compile(
     r"(?P<rate>[0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15})"
@@ -30,11 +31,16 @@ _GAIN = re.compile(
     r"(?P<gain>-?([0-9]{1,20}(\.[0-9]{0,20})?|\.[0-9]{1,20})(e[+-]?[0-9]{1,3})?)"
     r"(\((?P<baseline>-?[0-9]{1,15})\))?(/(?P<unit>\S*))?"
 )
+# ADC resolution, ADC zero, initial value, checksum, block size, description: all but the last whole
+# numbers, and any of them may be left out from the right.
+_REST = re.compile(
+    r"-?[0-9]{1,15}(\s+(?P<zero>-?[0-9]{1,15})(\s+-?[0-9]{1,15}(\s+(?P<checksum>-?[0-9]{1,15})"
+    r"(\s+-?[0-9]{1,15}(\s+(?P<name>\S.*))?)?)?)?)?"
+)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """One signal line.
 
     Attributes
@@ -198,36 +204,51 @@ def _segment(line: str) -> tuple[str, int]:
 
 
 def _signal(line: str, number: int) -> Signal:
-    fields = line.split(maxsplit=8)
+    fields = line.split(maxsplit=3)
     where = f"signal {number}"
     if not _FILE.fullmatch(fields[0]):
         raise _refusal(f"{where}: {fields[0][:80]!r} is not the name of a file beside the header")
-    written = _FORMAT.fullmatch(fields[1]) if len(fields) > 1 else None
-    if not written or (written["per_frame"] and not int(written["per_frame"])):
+    written = _format(fields[1]) if len(fields) > 1 else None
+    if not written:
         raise _refusal(f"{where}: format {' '.join(fields[1:2])[:40]!r}")
-    gain = _GAIN.fullmatch(fields[2]) if len(fields) > 2 else None
-    if len(fields) > 2 and not gain:
+    gain = _gain(fields[2] if len(fields) > 2 else "0")
+    if not gain:
         raise _refusal(f"{where}: gain {fields[2][:60]!r} is not of the form 1000(0)/mV")
-    # ADC resolution, ADC zero, initial value, checksum, block size: any of them may be left out
-    # from the right.
-    numbers = fields[3:8]
-    for text in numbers:
-        if not _WHOLE.fullmatch(text):
-            raise _refusal(f"{where}: {text[:40]!r} where a whole number belongs")
-    steps = float(gain["gain"]) if gain else 0.0
-    if not math.isfinite(steps):
-        raise _refusal(f"{where}: gain {fields[2][:60]!r} is too large")
-    baseline = gain["baseline"] if gain else None
-    zero = int(numbers[1]) if len(numbers) > 1 else 0
+    rest = _REST.fullmatch(fields[3]) if len(fields) > 3 else None
+    if len(fields) > 3 and not rest:
+        raise _refusal(f"{where}: {fields[3][:60]!r} where five whole numbers and a name belong")
+    zero, checksum, name = rest.group("zero", "checksum", "name") if rest else (None, None, None)
+    steps, baseline, unit = gain
     return Signal(
-        file=fields[0],
-        format=written["format"],
-        per_frame=int(written["per_frame"] or 1),
-        skew=int(written["skew"] or 0),
-        offset=int(written["offset"] or 0),
-        gain=steps or 200.0,
-        baseline=zero if baseline is None else int(baseline),
-        unit=(gain["unit"] if gain else None) or "mV",
-        checksum=int(numbers[3]) if len(numbers) > 3 else None,
-        name=fields[8].strip() if len(fields) > 8 else "",
+        fields[0],
+        *written,
+        steps,
+        int(zero or 0) if baseline is None else baseline,
+        unit,
+        None if checksum is None else int(checksum),
+        name or "",
+    )
+
+
+@lru_cache(maxsize=1024)
+def _format(text: str) -> tuple[str, int, int, int] | None:
+    """Return format, samples per frame, skew and byte offset."""
+    said = _FORMAT.fullmatch(text)
+    if not said or not int(said["per_frame"] or 1):
+        return None
+    per_frame, skew, offset = said.group("per_frame", "skew", "offset")
+    return said["format"], int(per_frame or 1), int(skew or 0), int(offset or 0)
+
+
+@lru_cache(maxsize=1024)
+def _gain(text: str) -> tuple[float, int | None, str] | None:
+    """Return gain (200 for 0), baseline and unit."""
+    said = _GAIN.fullmatch(text)
+    if not said or not math.isfinite(float(said["gain"])):
+        return None
+    baseline = said["baseline"]
+    return (
+        float(said["gain"]) or 200.0,
+        None if baseline is None else int(baseline),
+        said["unit"] or "mV",
     )

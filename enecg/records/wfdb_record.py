@@ -211,8 +211,8 @@ def _channels(
         rate = header.rate_hz * signal.per_frame
         gain = signal.gain * _per_millivolt(signal)
         check_plausible(signal.name, rate, gain)
-        nothing = NO_SAMPLE.get(signal.format)
-        missing_T = np.zeros(len(digital_T), bool) if nothing is None else digital_T == nothing
+        nothing = NO_SAMPLE.get(signal.format, 1 << 62)
+        missing_T = digital_T == nothing
         found[lead] = Channel(
             digital_T, missing_T, gain, signal.baseline, rate, n_frames * signal.per_frame
         )

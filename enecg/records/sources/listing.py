@@ -18,7 +18,8 @@ from enecg.tasks import TASKS
 KEYS = ("record_id", "subject_id", "path")
 MEASURED = (
     "group_id", "shard", "row", "source_path", "sampling_rate_hz", "n_samples", "lead_present",
-    "lead_derived", "changed", "signal_sha256", "physical_sha256", "signal", "gain", "baseline",
+    "lead_derived", "changed", "requantisation_error_uv", "signal_sha256", "physical_sha256",
+    "signal", "gain", "baseline",
 )  # fmt: skip
 """Column names that the store itself fills; a corpus's own column may not take one of them."""
 

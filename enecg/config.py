@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from enecg.errors import UserError, did_you_mean
+from enecg.storage import Folder, is_remote
 from enecg.tasks import Task, task_from
 
 Positive = Annotated[int, Field(ge=1)]
@@ -105,9 +106,10 @@ class Config(_Section):
     """One experiment; see ``ray_jobs/config/*.yaml`` for examples."""
 
     records: str
-    """A record store."""
+    """A record store: a folder, or a URI that fsspec opens, such as ``s3://bucket/store``."""
     features: str | None = None
-    """Where computed features live; default: beside the record store."""
+    """The folder where computed features live; default: beside the record store, or inside
+    `run_dir` where the record store is not on a disk."""
     run_dir: str
     tasks: Annotated[list[str | dict[str, Any]], Field(min_length=1)]
     folds: Annotated[int, Field(ge=2)] = 3
@@ -148,7 +150,7 @@ class Config(_Section):
         """Return the same experiment with absolute paths: Ray's workers stand in other folders."""
 
         def absolute(path: str | None) -> str | None:
-            return None if path is None else str(Path(path).absolute())
+            return None if path is None else Folder.at(path).uri
 
         experts = {
             name: settings.model_copy(update={"weights": absolute(settings.weights)})
@@ -164,7 +166,9 @@ class Config(_Section):
         """The feature store's folder."""
         if self.features is not None:
             return Path(self.features)
-        records = Path(self.records)
+        if is_remote(self.records):
+            return Path(self.run_dir) / "features"
+        records = Folder.at(self.records).path if "://" in self.records else Path(self.records)
         return records.with_name(records.name + ".features")
 
 
@@ -206,9 +210,12 @@ def parse_config(values: dict[str, Any]) -> Config:
             key = tuple(part for part in map(str, one["loc"]) if not _BRANCH.match(part))
             by_key.setdefault(key, []).append(one)
         raise UserError("config: " + "; ".join(_explain(*of) for of in by_key.items())) from None
-    for name in ("records", "features", "run_dir"):
+    for name in ("features", "run_dir"):
         if "://" in str(getattr(config, name)):
-            raise UserError(f"config: {name}: {getattr(config, name)}: only local paths so far")
+            raise UserError(
+                f"config: {name}: {getattr(config, name)}: give a folder on a disk; only records "
+                "may be a URI"
+            )
     _ = config.task_list  # unknown tasks are refused here, not an hour later
     return config
 

@@ -115,6 +115,13 @@ class Folder:
         places = (str(place).rstrip("/") for place in found)
         return sorted(place.rpartition("/")[2] for place in places if place != here)
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of every file in it, by name."""
+        with _told(self.uri):
+            found = self.filesystem.ls(self.key(), detail=True)
+        files = (one for one in found if one["type"] == "file")
+        return {str(one["name"]).rpartition("/")[2]: int(one["size"]) for one in files}
+
     def exists(self, name: str) -> bool:
         """Whether a file is there."""
         with _told(self.uri_of(name)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 import typer
@@ -12,8 +12,10 @@ from enecg.command_line import run
 from enecg.errors import UserError, exit_code_of
 from enecg.records import sources
 from enecg.records.convert import convert
+from enecg.records.describe import describe
 from enecg.records.relabel import relabel
 from enecg.records.store import REJECTED, RecordStore
+from enecg.records.verify import verdict_text, verify
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 LAYOUTS = "; ".join(f"{source.name}: {source.summary}" for source in sources.SOURCES.values())
@@ -22,19 +24,24 @@ LAYOUTS = "; ".join(f"{source.name}: {source.summary}" for source in sources.SOU
 @app.command()
 def main(
     source: Annotated[
-        str, typer.Option(metavar="NAME", help=f"How the corpus is laid out. {LAYOUTS}.")
-    ],
-    input: Annotated[Path, typer.Option(metavar="PATH", help="The corpus's folder.")],
+        str | None, typer.Option(metavar="NAME", help=f"How the corpus is laid out. {LAYOUTS}.")
+    ] = None,
+    input: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="The corpus: a folder, or a URI such as s3://bucket/ecgs."
+        ),
+    ] = None,
     output: Annotated[
-        Path,
+        str | None,
         typer.Option(
             metavar="STORE",
-            help="The record store's folder. An unfinished store made with the same arguments is "
-            "gone on with.",
+            help="The record store: a folder or a URI. An unfinished store made with the same "
+            "arguments is gone on with.",
         ),
-    ],
+    ] = None,
     labels: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
             help="CSV of labels. For wfdb: column record_id (the header's name without .hea), "
@@ -75,6 +82,19 @@ def main(
             "stay as they are.",
         ),
     ] = False,
+    verify_store: Annotated[
+        str | None,
+        typer.Option(
+            "--verify",
+            metavar="STORE",
+            help="Only compare every file of a finished store with its hash; exit code 1 if one "
+            "is damaged or missing.",
+        ),
+    ] = None,
+    describe_store: Annotated[
+        str | None,
+        typer.Option("--describe", metavar="STORE", help="Only say what is in a finished store."),
+    ] = None,
     seed: Annotated[
         int, typer.Option(metavar="N", help="Decides which record stands in which shard.")
     ] = 42,
@@ -84,18 +104,44 @@ def main(
     Exit code: 0 done; 2 a mistake in the arguments or the labels; 1 anything else.
     """
 
-    def job() -> None:
-        if new_labels and overwrite:
-            raise UserError("--relabel and --overwrite exclude each other")
+    given = {
+        "--source": source, "--input": input, "--output": output, "--labels": labels,
+        "--workers": workers, "--limit": limit, "--overwrite": overwrite or None,
+        "--relabel": new_labels or None, "--verify": verify_store, "--describe": describe_store,
+    }  # fmt: skip
+
+    def job() -> int:
+        if verify_store is not None:
+            _allow(given, "--verify", {"--verify"})
+            verdict = verify(verify_store)
+            print(verdict_text(verify_store, verdict))
+            return 0 if verdict.sound else 1
+        if describe_store is not None:
+            _allow(given, "--describe", {"--describe"})
+            print(describe(RecordStore.open(describe_store)))
+            return 0
+        if source is None or input is None or output is None:
+            lacking = [name for name in ("--source", "--input", "--output") if given[name] is None]
+            raise UserError(f"missing option {', '.join(lacking)} (see --help)")
         if new_labels:
+            _allow(given, "--relabel", {"--relabel", "--source", "--input", "--output", "--labels"})
             store = relabel(source, input, output, labels)
         else:
             store = convert(
                 source, input, output, labels, workers, limit, max_rejected, overwrite, seed
             )
         print(summary(store))
+        return 0
 
     sys.exit(exit_code_of(job))
+
+
+def _allow(given: Mapping[str, object], option: str, beside: Collection[str]) -> None:
+    """Refuse options that mean nothing beside another."""
+    if strange := [
+        name for name, value in given.items() if value is not None and name not in beside
+    ]:
+        raise UserError(f"{option} does not go with {', '.join(strange)}")
 
 
 def summary(store: RecordStore) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import numpy.typing as npt
 import wfdb
 
 from enecg.signals import LEADS
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 def some_signal(n_samples: int = 5000, n_leads: int = 12, seed: int = 0) -> npt.NDArray[np.int64]:
@@ -45,3 +49,28 @@ def write_record(
         write_dir=os.fspath(folder),
     )
     return folder / name
+
+
+def corpus(folder: Path, count: int) -> Path:
+    """``count`` good records of which the last two are identical, and labels."""
+    for number in range(count):
+        write_record(
+            folder, f"r{number:03d}", some_signal(5000, 12, min(number, count - 2)), gain=500.0
+        )
+    (folder / "labels.csv").write_text(
+        "record_id,subject_id,age,gender,rr_interval,ward\n"
+        "r000,s1,50,male,800,a\nr001,s1,300,female,9000,b\nr002,s2,x,M,,\n"
+    )
+    return folder
+
+
+def run_convert(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run ``convert.py``."""
+    return subprocess.run(
+        [sys.executable, "ray_jobs/convert.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

@@ -209,9 +209,16 @@ def test_features_stand_beside_the_records_unless_given() -> None:
     assert parse_config(values(features="elsewhere")).features_dir == Path("elsewhere")
 
 
-def test_an_address_is_refused_as_long_as_only_paths_are_read() -> None:
-    with pytest.raises(UserError, match=r"records: s3://bucket/store: only local paths so far"):
-        parse_config(values(records="s3://bucket/store"))
+def test_records_may_be_an_address_features_and_run_dir_not(tmp_path: Path) -> None:
+    config = parse_config(values(records="s3://bucket/store"))
+    assert config.located().records == "s3://bucket/store"
+    assert config.features_dir == Path(config.run_dir) / "features"
+    local = parse_config(values(records=f"file://{tmp_path}/store"))
+    assert local.located().records == str(tmp_path / "store")
+    assert local.features_dir == tmp_path / "store.features"
+    for name in ("features", "run_dir"):
+        with pytest.raises(UserError, match=rf"{name}: s3://b/x: give a folder on a disk"):
+            parse_config(values(**{name: "s3://b/x"}))
 
 
 def test_an_expert_set_to_false_is_not_switched_on() -> None:

@@ -22,22 +22,9 @@ from enecg.records import finish as finish_module
 from enecg.records.convert import convert
 from enecg.records.parts import Claim
 from enecg.records.relabel import relabel
-from records_helpers import some_signal, write_record
+from records_helpers import corpus, run_convert, some_signal, write_record
 
 REPOSITORY = Path(__file__).parents[1]
-
-
-def corpus(folder: Path, count: int) -> Path:
-    """``count`` good records of which the last two are identical, and labels."""
-    for number in range(count):
-        write_record(
-            folder, f"r{number:03d}", some_signal(5000, 12, min(number, count - 2)), gain=500.0
-        )
-    (folder / "labels.csv").write_text(
-        "record_id,subject_id,age,gender,rr_interval,ward\n"
-        "r000,s1,50,male,800,a\nr001,s1,300,female,9000,b\nr002,s2,x,M,,\n"
-    )
-    return folder
 
 
 def files_of(store: Path) -> dict[str, str]:
@@ -254,17 +241,6 @@ def test_stopped_at_any_step_of_the_end_it_still_ends_the_same(
     assert files_of(tmp_path) == files_of(expected)
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "ray_jobs/convert.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -280,7 +256,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_mistakes_are_one_line_and_exit_code_2(
     tmp_path: Path, arguments: list[str], told: str
 ) -> None:
-    finished = run("--input", tmp_path, "--output", tmp_path / "store", *arguments)
+    finished = run_convert("--input", tmp_path, "--output", tmp_path / "store", *arguments)
     assert finished.returncode == 2
     assert told in finished.stderr and len(finished.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "store").exists()
@@ -290,11 +266,11 @@ def test_the_script_says_what_became_of_the_records(tmp_path: Path) -> None:
     folder = corpus(tmp_path / "in", 3)
     (folder / "r001.dat").unlink()
     arguments = ["--source", "wfdb", "--input", folder, "--output", tmp_path / "store"]
-    finished = run(*arguments)
+    finished = run_convert(*arguments)
     assert finished.returncode == 1, finished.stderr
     assert "1 of 3 records (33.3%) were rejected" in finished.stderr.splitlines()[-1]
     assert "Traceback" not in finished.stderr
-    finished = run(*arguments, "--relabel", "--labels", folder / "labels.csv")
+    finished = run_convert(*arguments, "--relabel", "--labels", folder / "labels.csv")
     assert finished.returncode == 0, finished.stderr
     assert "2 of 3 records accepted" in finished.stdout and "1 unreadable" in finished.stdout
 

@@ -82,7 +82,7 @@ class RecordStore:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        content = folder.read(self.place_of(DESCRIPTION))
+        content = folder.read(self.place_in(folder, DESCRIPTION))
         self.description: dict[str, Any] = json.loads(content)
         self.fingerprint = hashlib.sha256(content).hexdigest()
         self.index: pd.DataFrame = self.table(INDEX).to_pandas()
@@ -98,33 +98,13 @@ class RecordStore:
             No store there, an unfinished one, or one of a newer format.
         """
         folder = place if isinstance(place, Folder) else Folder.at(place)
-        shown = folder.uri
-        try:
-            names = folder.names()
-        except OSError as error:
-            raise UserError(f"{shown}: {one_line(error)}") from None
-        if UNFINISHED in names and DESCRIPTION not in names:
-            raise UserError(f"{shown}: this record store is unfinished; run its convert.py again")
-        if DESCRIPTION not in names:
-            raise UserError(
-                f"{shown}: no record store here (no {DESCRIPTION}); convert.py makes one"
-            )
-        try:
-            found = json.loads(folder.read(DESCRIPTION))
-            known = found["format"] == FORMAT and found["format_version"] == FORMAT_VERSION
-        except (ValueError, KeyError, TypeError):
-            known = False
-        if not known:
-            raise UserError(
-                f"{folder.uri_of(DESCRIPTION)}: not a record store of format version "
-                f"{FORMAT_VERSION}"
-            )
+        open_description(folder)
         try:
             return cls(folder)
         except (OSError, pa.ArrowException) as error:
             raise UserError(
-                f"{shown}: this record store is damaged: {one_line(error)}; "
-                f"convert.py --verify {shown} tells more"
+                f"{folder.uri}: this record store is damaged: {one_line(error)}; "
+                f"convert.py --verify {folder.uri} tells more"
             ) from error
 
     @property
@@ -137,14 +117,15 @@ class RecordStore:
         """The folder of a store on disk."""
         return self.folder.path
 
-    def place_of(self, name: str) -> str:
+    @staticmethod
+    def place_in(folder: Folder, name: str) -> str:
         """Return where a file's current version is: new labels may still be on their way in."""
-        moving = name in (DESCRIPTION, INDEX) and self.folder.exists(f"{RELABELLED}/{DESCRIPTION}")
+        moving = name in (DESCRIPTION, INDEX) and folder.exists(f"{RELABELLED}/{DESCRIPTION}")
         return f"{RELABELLED}/{name}" if moving else name
 
     def table(self, name: str) -> pa.Table:
         """Read ``index.parquet`` or ``rejected.parquet``."""
-        with self.folder.open(self.place_of(name)) as file:
+        with self.folder.open(self.place_in(self.folder, name)) as file:
             return pq.read_table(file)
 
     @property
@@ -202,6 +183,36 @@ class RecordStore:
         for shard, rows in wanted.groupby("shard", sort=True)["row"]:
             with self.folder.open(str(shard)) as opened, pq.ParquetFile(opened) as file:
                 yield from _batches(file, np.sort(rows.to_numpy()), batch_size)
+
+
+def open_description(folder: Folder) -> dict[str, Any]:
+    """Read the ``dataset.json`` of a finished store.
+
+    Raises
+    ------
+    UserError
+        No store there, an unfinished one, or one of a newer format.
+    """
+    shown = folder.uri
+    try:
+        names = folder.names()
+        if UNFINISHED in names and DESCRIPTION not in names:
+            raise UserError(f"{shown}: this record store is unfinished; run its convert.py again")
+        if DESCRIPTION not in names:
+            raise UserError(
+                f"{shown}: no record store here (no {DESCRIPTION}); convert.py makes one"
+            )
+        found: dict[str, Any] = json.loads(folder.read(RecordStore.place_in(folder, DESCRIPTION)))
+        known = found["format"] == FORMAT and found["format_version"] == FORMAT_VERSION
+    except OSError as error:
+        raise UserError(f"{shown}: {one_line(error)}") from None
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise UserError(
+            f"{folder.uri_of(DESCRIPTION)}: not a record store of format version {FORMAT_VERSION}"
+        )
+    return found
 
 
 def _batches(

@@ -176,6 +176,23 @@ def test_prepare_is_statsmodels_stl_of_every_lead(way: str) -> None:
     assert torch.equal(prepared[1, 3], torch.zeros(3, 336))
 
 
+def test_statsmodels_itself_belongs_on_cpu_workers_which_need_no_tensors() -> None:
+    assert small().prepares_on == "device"
+    expert = small(stl="statsmodels")
+    assert expert.prepares_on == "cpu"
+    with torch.device("meta"):
+        without_tensors = small(stl="statsmodels")
+    x_BLT = ecg_like(1)
+    assert torch.equal(without_tensors.prepare(x_BLT), expert.prepare(x_BLT))
+
+
+def test_18_a_lead_is_decomposed_as_itself_wherever_its_record_sits() -> None:
+    expert, x_BLT = small(), ecg_like(3)
+    prepared = expert.prepare(x_BLT)
+    turned = expert.prepare(x_BLT.flip(0).roll(5, dims=1))
+    torch.testing.assert_close(turned.roll(-5, dims=1).flip(0), prepared, rtol=0, atol=1e-6)
+
+
 def test_stl_is_linear_to_the_last_digits() -> None:
     x_NT = np.random.default_rng(0).normal(size=(4, 336)).cumsum(axis=1)
     together = stl.decompose_in_batch(torch.from_numpy(x_NT), 50)

@@ -93,6 +93,27 @@ def test_a_rhythm_is_found_by_its_period() -> None:
     torch.testing.assert_close(weight_NK, torch.tensor([[750.0, 500.0, 250.0]]), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("phase", [0.0, 0.5])
+def test_14_neither_phase_nor_size_hides_a_rhythm(phase: float) -> None:
+    """Half precision keeps the real part only, and nothing above 65,504."""
+    time_T = torch.arange(500.0)
+    wave_T = 1000 * torch.cos(2 * torch.pi * time_T / 25 - phase * torch.pi)
+    small_T = torch.cos(2 * torch.pi * time_T / 4)
+    period_NK, weight_NK = strongest_periods((wave_T + small_T)[None, :, None], shared=False)
+    assert period_NK[0, :2].tolist() == [25, 4]
+    torch.testing.assert_close(
+        weight_NK[0, :2], torch.tensor([250_000.0, 250.0]), rtol=1e-3, atol=0
+    )
+
+
+def test_15_batch_mates_move_shared_periods_only() -> None:
+    time_T = torch.arange(500.0)
+    slow_T, fast_T = (torch.cos(2 * torch.pi * time_T / period) for period in (50, 5))
+    both_NTD = torch.stack([slow_T, 10 * fast_T])[..., None]
+    assert strongest_periods(both_NTD, shared=False)[0][:, 0].tolist() == [50, 5]
+    assert strongest_periods(both_NTD, shared=True)[0][:, 0].tolist() == [5, 5]
+
+
 @pytest.mark.parametrize("size", [(10, 50), (1, 501), (167, 3), (84, 6), (251, 2)])
 def test_the_merged_kernel_is_the_mean_of_the_convolutions(size: tuple[int, int]) -> None:
     torch.manual_seed(0)

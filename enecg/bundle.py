@@ -57,7 +57,7 @@ class Bundle:
     provenance : dict
         Facts on how it came about, as JSON values.
     fingerprints : dict of str to str
-        Of the frozen backbones that the heads were trained on.
+        Of the backbones that heads or LoRA were trained on.
     """
 
     task: Task
@@ -189,7 +189,7 @@ class Predictor:
                 key = _backbone_key(name, settings)
                 if key not in self._backbones:
                     # A trained backbone's weights are in the bundle; where they began is not asked.
-                    weights = settings.weights if settings.frozen else None
+                    weights = settings.weights if settings.builds_on_weights else None
                     expert = experts.load(name, weights=weights, **settings.options)
                     fingerprints[key] = expert.fingerprint()
                     self._backbones[key] = expert.to(device)

@@ -6,12 +6,16 @@ import logging
 import os
 import resource
 import socket
+import uuid
 import warnings
+from pathlib import Path
 
 import ray
 import ray.data
 from ray._private.utils import read_ray_address
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from enecg.errors import UserError
 from enecg.progress import say
 
 
@@ -66,6 +70,53 @@ def _answers(address: str | None) -> bool:
             return True
     except (OSError, ValueError):
         return False
+
+
+def check_shared(*folders: Path) -> None:
+    """Refuse folders that not every machine of the cluster sees as this process does.
+
+    Each folder gets a file with a name of its own for a moment, which a task on every other
+    machine looks for. A folder that cannot be written to (a record store may be read-only) needs
+    only be there.
+
+    Raises
+    ------
+    UserError
+        Names the machine and the folder.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != here]
+    if not others:
+        return
+    marks: list[Path] = []
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark = folder.absolute() / f".shared-{uuid.uuid4().hex}"
+            try:
+                mark.touch()
+            except OSError:
+                mark = folder.absolute()
+            marks.append(mark)
+        look = ray.remote(num_cpus=0)(_unseen)
+        for node in others:
+            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            if unseen := ray.get(look.options(scheduling_strategy=strategy).remote(marks)):
+                folder = folders[marks.index(unseen[0])]
+                raise UserError(
+                    f"{folder} is not shared: machine {node['NodeManagerAddress']} "
+                    f"({node['NodeManagerHostname']}) does not see what this one writes there; "
+                    "put records, features and run_dir on storage that every machine has mounted"
+                )
+    finally:
+        for mark in marks:
+            if mark.is_file():
+                mark.unlink()
+
+
+def _unseen(paths: list[Path]) -> list[Path]:
+    """Those of some paths that are not there."""
+    return [path for path in paths if not path.exists()]
 
 
 def peak_memory_mb() -> float:

@@ -38,6 +38,8 @@ class ExpertSettings(_Section):
     adaptation: Literal["head", "head_lora", "lora", "full"] = "head"
     """What is trained: the head on a frozen backbone, …, or everything (from scratch without
     weights)."""
+    lora_rank: Positive = 8
+    """Rank of LoRA, where the adaptation uses it."""
     final: Literal["refit", "average"] | None = None
     """What predicts test groups: one model refitted on all training groups, or the inner models'
     mean. Unset: refit for frozen backbones, average for trained ones."""
@@ -46,6 +48,11 @@ class ExpertSettings(_Section):
     def frozen(self) -> bool:
         """Whether the backbone stays as it is, so that its features are computed once."""
         return self.adaptation in ("head", "head_lora")
+
+    @property
+    def builds_on_weights(self) -> bool:
+        """Whether what was trained is of use only together with the weights it started from."""
+        return self.adaptation != "full"
 
     @property
     def final_rule(self) -> Literal["refit", "average"]:
@@ -67,22 +74,49 @@ class Stage1Settings(_Section):
     """Early stopping: epochs without a better validation loss."""
     batch_size: Positive = 256
     """Records per optimiser step, over all workers."""
+    micro_batch: Literal["auto"] | Positive = "auto"
+    """Records that a worker passes through the model at a time; gradients add up to those of the
+    batch. auto: its whole share, half of that after running out of device memory."""
     learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1.0e-2
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of a model's gradient; each model (unit) is clipped by its own."""
     heads: Annotated[list[Literal["ridge", "ffn"]], Field(min_length=1)] = ["ridge", "ffn"]
-    """Heads tried on a frozen backbone; the better one per task is chosen on training groups."""
+    """Heads tried on a frozen backbone; the best one per task is chosen on training groups."""
+    head_trials: Annotated[int, Field(ge=0)] = 0
+    """Further feed-forward heads tried, drawn from `head_space`."""
+    head_space: str = "tune_spaces/heads.yaml"
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: every class counts alike in the loss, however rare; probabilities then are those
+    of a population with equally many of each."""
+    augment: list[Literal["lead_dropout", "crop", "scale", "noise", "wander"]] = []
+    """Changes made to signals while a backbone is trained; see `enecg.stage1.augment`."""
+    activation_checkpointing: Literal["none", "blocks"] = "none"
+    """blocks: a trained backbone's blocks are computed again in the backward pass, not kept."""
     workers: Positive = 1
     """Ray Train workers per expert."""
     gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    """auto: 1 where the cluster has GPUs, else 0."""
+    """auto: where the cluster has GPUs, 1 for a backbone that is trained and 0.25 for heads on
+    stored features; else 0. Above 1 only whole ones."""
+    placement: Literal["pack", "spread", "strict_spread"] = "pack"
+    """Where an expert's workers run: close together, apart, or each on a machine of its own."""
+    feature_format: Literal["float32", "float16"] = "float32"
+    """How features of frozen backbones are stored; float16 takes half the space."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of trained backbones; auto: bf16 on a GPU, else fp32. Heads on features are always fp32."""
     max_parallel: Literal["auto"] | Positive = "auto"
-    """Experts that train side by side; auto: as many as the cluster's resources carry."""
+    """Most experts that train side by side; auto: as many as the cluster has room for."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
     """Least time between two checkpoints of a training job."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _a_fraction_or_whole_gpus(cls, value: Any) -> Any:
+        if value != "auto" and value > 1 and value != int(value):
+            raise ValueError("Input should be a fraction up to 1 or a whole number of GPUs")
+        return value
 
 
 class GateSettings(_Section):
@@ -159,7 +193,10 @@ class Config(_Section):
         names = ("records", "features", "run_dir")
         places = {name: absolute(getattr(self, name)) for name in names}
         gate = self.gate.model_copy(update={"space": absolute(self.gate.space)})
-        return self.model_copy(update={**places, "experts": experts, "gate": gate})
+        stage1 = self.stage1.model_copy(update={"head_space": absolute(self.stage1.head_space)})
+        return self.model_copy(
+            update={**places, "experts": experts, "gate": gate, "stage1": stage1}
+        )
 
     @property
     def features_dir(self) -> Path:

@@ -18,7 +18,7 @@ from enecg.gate.search import drawn_choices, search_gate
 from enecg.progress import say
 from enecg.results import ensemble_and_evaluate, results_path
 from enecg.run_folder import claimed
-from enecg.stage1.jobs import train_experts
+from enecg.stage1.jobs import plan_experts, train_experts
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The experiment, as YAML.")
@@ -36,6 +36,21 @@ STAGES = {
     "search": search_gate,
     "ensemble": ensemble_and_evaluate,
 }
+
+
+PlanOption = Annotated[
+    bool, typer.Option("--plan", help="Print what stage 1 would do, and with what; start nothing.")
+]
+
+
+def show_plan(config_path: Path, changes: list[str] | None) -> None:
+    """Print the plan of stage 1 on standard output."""
+    config = load_config(config_path, changes)
+    experiment = open_experiment(config.located())
+    check_experts(config)
+    connect()
+    _, plan = plan_experts(experiment)
+    Console(width=None if os.isatty(1) else 140).print(plan)
 
 
 def run_stages(config_path: Path, changes: list[str] | None, stages: list[str]) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -18,6 +19,11 @@ console = Console(stderr=True, highlight=False)
 def say(text: str) -> None:
     """Print one plain line of progress on standard error, unwrapped."""
     console.print(text, markup=False, soft_wrap=True)
+
+
+def show(table: Table) -> None:
+    """Print a table on standard error; wide enough for all of it where that is a log."""
+    Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140).print(table)
 
 
 class Counter:

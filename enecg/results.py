@@ -209,7 +209,11 @@ def write_bundles(
                     },
                     "config": config.model_dump(mode="json"),
                 },
-                {name: fingerprints[name] for name in used if config.experts[name].frozen},
+                {
+                    name: fingerprints[name]
+                    for name in used
+                    if config.experts[name].builds_on_weights
+                },
             )
             place = run / "bundle" if scope == ALL else run / "folds" / scope
             bundle.save(place / task.name)

@@ -19,11 +19,26 @@ torch.set_num_threads(1)  # workers of the same machine are at work beside the t
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local Ray cluster for all tests of a session."""
+    """One local Ray cluster for all tests of a session; its workers know the tests' experts."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    site = str(Path(__file__).parent / "extra_experts_site")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [site, os.environ.get("PYTHONPATH")]))
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def extra_experts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The tests' experts, loadable in this process while a test runs."""
+    import enecg.experts
+
+    folder = str(Path(__file__).parent / "extra_experts")
+    with monkeypatch.context() as patched:
+        patched.setattr(enecg.experts, "__path__", [*enecg.experts.__path__, folder])
+        enecg.experts._classes.cache_clear()
+        yield
+    enecg.experts._classes.cache_clear()
 
 
 @pytest.fixture(scope="session")

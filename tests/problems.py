@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from enecg.config import Stage1Settings
+from enecg.config import ExpertSettings, Stage1Settings
 from enecg.nested import Nested
 from enecg.stage1.feeding import Feed
-from enecg.stage1.train import Outcome, Session, adapt_heads
+from enecg.stage1.head_space import HeadChoice, papers_head
+from enecg.stage1.train import Outcome, Session, Setup, adapt_heads
 from enecg.tasks import TASKS, Task
 
 AGE, GENDER, RHYTHM = TASKS["age"], TASKS["gender"], TASKS["report_label"]
@@ -88,17 +90,28 @@ def settings(**changes: Any) -> Stage1Settings:
     return Stage1Settings.model_validate(values | changes)
 
 
-def adapt(problem: Problem, session: Session | None = None, **changes: Any) -> Outcome:
-    """Train heads on a problem's features, in this process."""
+def setup(problem: Problem, adaptation: Any = "head", final: Any = None, **changes: Any) -> Setup:
+    """What a job on a problem is about."""
+    expert = ExpertSettings.model_validate({"adaptation": adaptation, "final": final})
+    stage1 = settings(**changes)
+    return Setup(problem.tasks, problem.nested, problem.targets, stage1, expert, 42)
+
+
+def adapt(
+    problem: Problem,
+    session: Session | None = None,
+    adaptation: str = "head",
+    final: str = "refit",
+    drawn: Sequence[HeadChoice] = (),
+    **changes: Any,
+) -> Outcome:
+    """Train heads on a problem's features, in this process: the paper's, and some others."""
     join_process_group()
+    job = setup(problem, adaptation, final, **changes)
     return adapt_heads(
-        problem.tasks,
-        problem.nested,
-        problem.targets,
+        job,
+        [papers_head(job.settings), *drawn],
         problem.feed(),
-        settings(**changes),
-        "refit",
-        42,
         session or Session(),
         torch.device("cpu"),
     )

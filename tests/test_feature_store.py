@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from enecg.errors import JobFailed
 from enecg.stage1 import feature_store
 from enecg.stage1.feature_store import FeatureStore
 
@@ -22,7 +23,7 @@ F_BD = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
 @pytest.fixture
 def store(tmp_path: Path) -> FeatureStore:
-    return FeatureStore.of(tmp_path, "rocket", "0123456789abcdef" * 4)
+    return FeatureStore(tmp_path / "probe")
 
 
 def test_an_empty_store_holds_nothing_and_creates_nothing(store: FeatureStore) -> None:
@@ -61,14 +62,15 @@ def test_strided_features_are_stored_as_they_are(store: FeatureStore) -> None:
     np.testing.assert_array_equal(table["features"].combine_chunks().to_numpy_ndarray(), F_BD)
 
 
-def test_experts_and_fingerprints_have_folders_of_their_own(tmp_path: Path) -> None:
-    folders = {
-        FeatureStore.of(tmp_path, name, print_ * 16).folder
-        for name in ("rocket", "dlinear")
-        for print_ in ("abcd", "dcba")
-    }
-    assert len(folders) == 4
-    assert all(folder.parent == tmp_path for folder in folders)
+def test_features_that_cannot_be_stored_are_refused(tmp_path: Path) -> None:
+    large_BD = np.float32([[1, 2], [1, 1e5]])
+    with pytest.raises(JobFailed, match="features of record bb are too large for float16"):
+        FeatureStore(tmp_path / "half", "float16").add(["aa", "bb"], large_BD)
+    full = FeatureStore(tmp_path / "full")
+    full.add(["aa", "bb"], large_BD)
+    with pytest.raises(JobFailed, match="features of record cc are not finite"):
+        full.add(["cc"], np.float32([[1, np.nan]]))
+    assert full.keys() == {"aa", "bb"}
 
 
 def test_a_failed_write_leaves_no_part(
@@ -91,6 +93,7 @@ KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
+from enecg.errors import JobFailed
 from enecg.stage1 import feature_store
 
 def half(table, path, **_):

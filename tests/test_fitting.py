@@ -14,6 +14,9 @@ import torch
 from enecg.errors import JobFailed
 from enecg.nested import Fit
 from enecg.stage1.fitting import Progress, fit_units
+from enecg.stage1.head_space import HeadChoice, papers_head
+from enecg.stage1.heads import balanced
+from enecg.stage1.lora import merge_lora
 from enecg.stage1.train import Outcome, Session
 from enecg.stage1.units import Unit, build_unit
 from enecg.tasks import Task
@@ -25,14 +28,22 @@ def _process_group() -> None:
     join_process_group()
 
 
-def unit_of(problem: Problem, fit: Fit, task: Task) -> Unit:
+PAPERS = papers_head(settings())
+DROPS = HeadChoice(depth=1, width=16, dropout=0.4, learning_rate=1e-2, weight_decay=0.1)
+
+
+def unit_of(
+    problem: Problem, fit: Fit, task: Task, choice: HeadChoice = PAPERS, **options: Any
+) -> Unit:
     return build_unit(
         fit,
         [task],
         problem.targets,
         problem.nested,
         42,
+        choice,
         features_ND=torch.from_numpy(problem.features_ND),
+        **options,
     )
 
 
@@ -59,14 +70,78 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
 def test_a_head_trained_alone_equals_the_same_head_among_others() -> None:
     problem = small_problem()
     fits = [Fit("0", 0), Fit("1", 2), Fit("all", 1)]
-    together = [unit_of(problem, fit, task) for fit in fits for task in (AGE, GENDER)]
-    train(problem, together)
-    for unit in together:
-        task = AGE if "age" in unit.key else GENDER
-        alone = unit_of(problem, unit.fit, task)
-        train(problem, [alone])
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"choice": DROPS, "number": 1, "balance": True},
+        {"lora_rank": 2, "number": 2},
+    ]
+    made = [(fit, task, kind) for fit in fits for task in (AGE, GENDER) for kind in kinds]
+    together = [unit_of(problem, fit, task, **kind) for fit, task, kind in made]
+    train(problem, together, clip=0.5)
+    for unit, (fit, task, kind) in zip(together, made, strict=True):
+        alone = unit_of(problem, fit, task, **kind)
+        train(problem, [alone], clip=0.5)
         assert alone.best_epoch == unit.best_epoch
         same(tensors([alone]), tensors([unit]))
+
+
+def test_lora_on_a_head_learns_and_leaves_the_hidden_layers_as_drawn() -> None:
+    problem = small_problem(300)
+    unit, fresh = (unit_of(problem, Fit("0", 0), AGE, lora_rank=4) for _ in range(2))
+    train(problem, [unit], epochs=15, learning_rate=1e-2)
+    learned = {name for name, value in tensors([unit]).items()
+               if not torch.equal(value, tensors([fresh])[name])}  # fmt: skip
+    assert learned and all("lora_" in name or "layers.4" in name for name in learned)
+    assert set(unit.best_state) == {name.partition("/")[2] for name in learned}
+    head = unit.model.head("age")
+    x = torch.from_numpy(problem.features_ND)
+    before = head(x)
+    merge_lora(head)
+    torch.testing.assert_close(head(x), before, atol=1e-5, rtol=1e-4)
+    assert not [name for name in head.state_dict() if "lora" in name]
+    assert unit.best_loss < 0.5, "of about 0.8 for the mean of the targets"
+
+
+def test_clipping_is_each_units_own_and_changes_what_is_learned() -> None:
+    problem = small_problem()
+    free, clipped = (unit_of(problem, Fit("0", 0), AGE) for _ in range(2))
+    train(problem, [free])
+    train(problem, [clipped], clip=1e-3)
+    assert free.best_loss != clipped.best_loss
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(stage: int) -> None:
+    problem = small_problem()
+    choices = {"choice": DROPS, "number": 1}
+    whole, parts = (
+        [unit_of(problem, Fit("0", 0), AGE, **choices), unit_of(problem, Fit("1", 1), GENDER)]
+        for _ in range(2)
+    )
+    train(problem, whole, clip=0.5, zero_stage=stage)
+    train(problem, parts, clip=0.5, zero_stage=stage, micro_batch=7)
+    for name, value in tensors(whole).items():
+        torch.testing.assert_close(tensors(parts)[name], value, atol=1e-5, rtol=1e-3)
+
+
+def test_class_weights_make_rare_classes_count_as_much() -> None:
+    rare = torch.tensor([0.0, 0, 0, 0, 0, 0, 1, 1])
+    weight_C = balanced(rare, 3, "classification")
+    assert weight_C is not None
+    torch.testing.assert_close(weight_C[:2] * torch.tensor([6.0, 2.0]), torch.tensor([4.0, 4.0]))
+    assert weight_C[2] == 1
+    several = balanced(torch.stack([rare, torch.ones(8)], 1), 2, "multilabel")
+    assert several is not None
+    torch.testing.assert_close(several, torch.tensor([[8 / 12, 1.0], [2.0, 1.0]]))
+    problem = small_problem(300)
+    noise = np.random.default_rng(0).normal(size=300)
+    problem.targets["gender"][:] = (problem.features_ND[:, 1] + noise > 1.8).astype(float)
+    recalls = []
+    for weights in ("none", "balanced"):
+        outcome = adapt(problem, heads=["ridge"], class_weights=weights)
+        said = outcome.outputs["gender"][0].argmax(1)
+        recalls.append(said[problem.targets["gender"] == 1].mean())
+    assert recalls[1] > recalls[0] + 0.1
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_epoch() -> None:
@@ -125,16 +200,20 @@ def _worker(rank: int, world: int, path: str, results: Any) -> None:
     torch.set_num_threads(1)
     problem = small_problem()
     join_process_group(rank, world, path)
-    units = [unit_of(problem, Fit("0", 0), AGE), unit_of(problem, Fit("0", 0), GENDER)]
-    train(problem, units, rank, world)
+    units = [
+        unit_of(problem, Fit("0", 0), AGE),
+        unit_of(problem, Fit("0", 0), GENDER, DROPS, number=1, balance=True),
+        unit_of(problem, Fit("1", 1), AGE, number=2, lora_rank=2),
+    ]
+    train(problem, units, rank, world, clip=0.5, zero_stage=1 if world == 4 else 0)
     if rank == 0:
         results.put({name: value.numpy() for name, value in tensors(units).items()})
 
 
-def test_two_workers_give_the_heads_of_one(tmp_path: Path) -> None:
+def test_two_and_four_workers_give_the_heads_of_one(tmp_path: Path) -> None:
     found = []
     context = multiprocessing.get_context("spawn")
-    for world in (1, 2):
+    for world in (1, 2, 4):
         results = context.Queue()
         workers = [
             context.Process(target=_worker, args=(r, world, str(tmp_path / f"pg{world}"), results))
@@ -145,16 +224,20 @@ def test_two_workers_give_the_heads_of_one(tmp_path: Path) -> None:
         found.append(results.get(timeout=120))
         for worker in workers:
             worker.join(60)
-    for name, value in found[0].items():
-        np.testing.assert_allclose(found[1][name], value, atol=1e-4, rtol=1e-3)
+    for more in found[1:]:
+        for name, value in found[0].items():
+            np.testing.assert_allclose(more[name], value, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("phase", "epoch"), [(0, 2), (1, 1)])
+@pytest.mark.parametrize(("phase", "epoch"), [("inner models", 2), ("final models", 1)])
 def test_an_interrupted_training_ends_as_if_it_had_never_stopped(
-    phase: int, epoch: int, tmp_path: Path
+    phase: str, epoch: int, tmp_path: Path
 ) -> None:
     problem = small_problem()
-    undisturbed = adapt(problem)
+    arguments: dict[str, Any] = {
+        "adaptation": "head_lora", "drawn": [DROPS], "clip": 0.5, "heads": ["ffn"],
+    }  # fmt: skip
+    undisturbed = adapt(problem, **arguments)
 
     class Killed(Exception):
         pass
@@ -162,16 +245,16 @@ def test_an_interrupted_training_ends_as_if_it_had_never_stopped(
     left: dict[str, Any] = {}
 
     def kill(
-        at: int, inner: dict[str, Any], progress: Progress, save: Callable[[Path], None]
+        at: str, finished: dict[str, Any], progress: Progress, save: Callable[[Path], None]
     ) -> None:
         if (at, progress.epoch) == (phase, epoch):
             save(tmp_path)
-            left.update(inner)
+            left.update(finished)
             raise Killed
 
     with pytest.raises(Killed):
-        adapt(problem, Session(report=kill))
-    resumed = adapt(problem, Session(phase=phase, resume_from=tmp_path, inner=left))
+        adapt(problem, Session(report=kill), **arguments)
+    resumed = adapt(problem, Session(left, resume_from=tmp_path), **arguments)
     assert_same_outcome(undisturbed, resumed)
 
 

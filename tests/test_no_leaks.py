@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from enecg import experts
-from enecg.config import ExpertSettings
+from enecg.experts.contract import Expert
 from enecg.gate.ensemble import Chosen, choose
 from enecg.gate.network import Gates
 from enecg.gate.search import predictions_path
@@ -25,10 +25,11 @@ from enecg.results import predict_test_groups
 from enecg.signals import LEADS
 from enecg.stage1.adapted import AdaptedExpert, save_outputs
 from enecg.stage1.feeding import Feed
-from enecg.stage1.train import Outcome, Session, adapt_heads, train_backbones
-from problems import Problem, join_process_group, settings, small_problem
+from enecg.stage1.head_space import HeadChoice
+from enecg.stage1.train import Outcome, Session, train_backbones
+from problems import Problem, adapt, join_process_group, setup, small_problem
 
-SCRATCH = ExpertSettings.model_validate({"adaptation": "full", "kernel": 25, "pred_len": 2})
+DRAWN = HeadChoice(depth=1, width=16, dropout=0.3, learning_rate=1e-2, weight_decay=0.1)
 CHOICES = [
     GateChoice(
         leads=leads, experts=names, depth=1, width=4, dropout=0.2, temperature=1.0,
@@ -53,25 +54,30 @@ class Learned:
     predictions: dict[str, dict[str, np.ndarray]]
 
 
+def make_dlinear() -> Expert:
+    return experts.load("dlinear", kernel=25, pred_len=2)
+
+
 def procedure(problem: Problem, folder: Any) -> Learned:
     """Stage 1 (heads on features; a backbone from scratch), gates, choice, refit, prediction."""
     join_process_group()
     n = len(problem.features_ND)
     signals = np.random.default_rng(3).normal(size=(n, 12, 5000)).astype(np.float32) * 0.3
-    backbone = experts.load("dlinear", **SCRATCH.options)
+    backbone = make_dlinear()
     prepared = Feed(
         lambda: iter([(np.arange(n), signals)]),
         lambda x_BLT: backbone.prepare(torch.from_numpy(x_BLT)), n, 4 * 12 * 500, 7,
     )  # fmt: skip
-    what = (problem.tasks, problem.nested, problem.targets)
-    cpu = torch.device("cpu")
-    few = settings(epochs=2)
     outcomes = {
-        "rocket": adapt_heads(*what, problem.feed(), few, "refit", 1, Session(), cpu),
-        "dlinear": train_backbones(
-            *what, prepared, few, ("dlinear", SCRATCH), 1, Session(), cpu, bf16=False
+        "rocket": adapt(
+            problem, adaptation="head_lora", drawn=[DRAWN], epochs=2, clip=1.0,
+            class_weights="balanced",
         ),
-    }
+        "dlinear": train_backbones(
+            setup(problem, "full", epochs=2, clip=1.0), make_dlinear, prepared, Session(),
+            torch.device("cpu"), bf16=False,
+        ),
+    }  # fmt: skip
     arrays = Arrays(
         np.random.default_rng(4).normal(size=(n, 12, 200)).astype(np.float16),
         {
@@ -177,10 +183,7 @@ def test_labels_of_an_inner_fold_reach_nothing_learned_without_it(
     fit = Fit("0", 2)
     found = []
     for labelled in (problem, problem.with_noise(problem.nested.held_out(fit))):
-        outcome = adapt_heads(
-            labelled.tasks, labelled.nested, labelled.targets, labelled.feed(),
-            settings(epochs=2, heads=heads), "average", 1, Session(), torch.device("cpu"),
-        )  # fmt: skip
+        outcome = adapt(labelled, final="average", epochs=2, heads=heads)
         held_out = problem.nested.held_out(fit)
         found.append(
             {

@@ -194,14 +194,22 @@ class Expert(nn.Module):
         weights.assign(self, weights.tensors_of(weights.read(path), path), path)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 that names this expert's features in a feature store.
+        """Return the SHA-256 that names this expert's features.
 
-        It covers name, version, options and every byte of parameters and buffers, so features
-        stored under it can be reused exactly when they would come out the same.
+        Features stored under it can be reused exactly when they would come out the same.
         """
-        digest = hashlib.sha256()
+        both = self.preparation_fingerprint() + self.weights_fingerprint()
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def preparation_fingerprint(self) -> str:
+        """Return the SHA-256 of what happens to a signal: name, version and options."""
         head = {"name": self.name, "version": self.version, "options": self.options}
-        digest.update(json.dumps(head, sort_keys=True, allow_nan=False).encode())
+        text = json.dumps(head, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def weights_fingerprint(self) -> str:
+        """Return the SHA-256 of every byte of parameters and buffers."""
+        digest = hashlib.sha256()
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
         for key in sorted(tensors):
             tensor = tensors[key].detach().cpu().contiguous()

@@ -133,7 +133,9 @@ class RecordStore:
         """The names of the signal files, in order."""
         return [name for name in self.description["files"] if name.startswith("shard-")]
 
-    def dataset(self, columns: Sequence[str] = SIGNAL_COLUMNS) -> ray.data.Dataset:
+    def dataset(
+        self, columns: Sequence[str] = SIGNAL_COLUMNS, shards: Collection[str] | None = None
+    ) -> ray.data.Dataset:
         """Return the signals as a Ray Dataset; `decode` turns its batches into millivolts.
 
         Parameters
@@ -141,11 +143,13 @@ class RecordStore:
         columns : sequence of str
             Columns of the shards. Rows need not come in the order of `index`: read ``record_id``
             with them.
+        shards : collection of str, optional
+            Names of the files to read; all by default.
         """
         import ray.data
 
         return ray.data.read_parquet(
-            [self.folder.key(name) for name in self.shards],
+            [self.folder.key(n) for n in self.shards if shards is None or n in shards],
             filesystem=self.folder.filesystem if self.folder.remote else None,
             columns=list(columns),
         )

@@ -15,7 +15,8 @@ from enecg import experts
 from enecg.config import ExpertSettings
 from enecg.experts.contract import Expert
 from enecg.files import read_json, replacing, write_json
-from enecg.stage1.heads import FFN_HIDDEN, Head
+from enecg.stage1.heads import Head
+from enecg.stage1.lora import add_lora, restore, trained
 from enecg.tasks import Task
 
 TENSORS, DESCRIPTION = "models.safetensors", "models.json"
@@ -77,7 +78,8 @@ def save_adapted(folder: Path, adapted: dict[str, AdaptedExpert]) -> None:
                 backbone = written.setdefault(id(model.backbone), f"{prefix}/backbone")
                 if backbone == f"{prefix}/backbone":
                     _put(tensors, backbone, model.backbone)
-            entries.append({"head": f"{prefix}/head", "backbone": backbone})
+            hidden = list(model.head.hidden)
+            entries.append({"head": f"{prefix}/head", "hidden": hidden, "backbone": backbone})
         description[key] = {"head_kind": expert.head_kind, "models": entries}
     with replacing(folder / TENSORS) as temporary:
         save_file(tensors, temporary)
@@ -110,24 +112,36 @@ def load_adapted(
 
     def backbone_at(prefix: str | None) -> Expert | None:
         if prefix is not None and prefix not in backbones:
-            backbone = experts.load(name, **settings.options)
-            backbone.load_state_dict(part(prefix))
-            backbones[prefix] = backbone
+            if settings.adaptation == "lora":
+                backbone = backbone_with_lora(name, settings)
+                restore(backbone, part(prefix))
+            else:
+                backbone = experts.load(name, **settings.options)
+                backbone.load_state_dict(part(prefix))
+            backbones[prefix] = backbone.eval()
         return backbones[prefix] if prefix is not None else None
 
     adapted = {}
     for key, task in tasks.items():
         entry = description[key]
-        hidden = FFN_HIDDEN if entry["head_kind"] == "ffn" else ()
         models = []
         for model in entry["models"]:
             state = part(model["head"])
             width = len(state["feature_mean"])
-            head = Head(width, task, hidden, trained_backbone=model["backbone"] is not None)
+            head = Head(
+                width, task, tuple(model["hidden"]), trained_backbone=model["backbone"] is not None
+            )
             head.load_state_dict(state)
             models.append(Model(head.eval(), backbone_at(model["backbone"])))
         adapted[key] = AdaptedExpert(models, entry["head_kind"])
     return adapted
+
+
+def backbone_with_lora(name: str, settings: ExpertSettings) -> Expert:
+    """Load an expert and put fresh LoRA on it."""
+    expert = experts.load(name, weights=settings.weights, **settings.options)
+    add_lora(expert, expert.spec.lora_targets, settings.lora_rank)
+    return expert
 
 
 def save_outputs(path: Path, outputs: dict[str, np.ndarray]) -> None:
@@ -144,5 +158,9 @@ def load_outputs(path: Path) -> dict[str, np.ndarray]:
 
 
 def _put(tensors: dict[str, Tensor], prefix: str, module: torch.nn.Module) -> None:
-    for name, value in module.state_dict().items():
+    """Put a module's tensors under a prefix; of one under LoRA, what LoRA has learned."""
+    state = module.state_dict()
+    if any("lora_" in name for name in state):
+        state = trained(module)
+    for name, value in state.items():
         tensors[f"{prefix}/{name}"] = value.detach().cpu().contiguous().clone()

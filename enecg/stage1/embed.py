@@ -1,8 +1,14 @@
-"""Running a frozen backbone over a record store, with Ray Data: only over what is new to it."""
+"""Running a frozen backbone over a record store, with Ray Data: only over what is new to it.
+
+Three stages work at the same time, each with its own processes: reading, CPU work (decoding, and
+the preparation where an expert's is CPU work), and the backbone on its device. The driver takes
+the features in and writes them.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,103 +19,218 @@ import torch
 from enecg import experts
 from enecg.cluster import peak_memory_mb
 from enecg.config import ExpertSettings
-from enecg.progress import counting
+from enecg.errors import JobFailed, last_line
+from enecg.experts.contract import Expert
+from enecg.progress import counting, say
 from enecg.records.store import RecordStore, decode
 from enecg.stage1.feature_store import FeatureStore
 from enecg.storage import Folder
 
 BATCH = 64
 """Records per backbone pass."""
+PART = 2048
+"""Most records in a part of the feature store …"""
+PART_SECONDS = 15.0
+"""… which is written after this time at the latest: what a kill can cost."""
+
+Batch = dict[str, np.ndarray]
 
 
-class Embedder:
-    """A backbone in a Ray Data actor; takes stored records, leaves features in the store.
+class Decoder:
+    """The CPU stage: stored records → millivolts, or the backbone's input.
 
     Parameters
     ----------
-    name, weights, options
-        As for `experts.load`.
-    records : Folder
-        The record store; those of its records that have no features yet are embedded.
-    features : FeatureStore
+    prepare_with : (str, dict), optional
+        Name and options of an expert whose preparation is CPU work.
+    only : (Folder, FeatureStore), optional
+        Pass on only those records of a store that have no features yet.
     """
 
     def __init__(
         self,
-        name: str,
-        weights: str | None,
-        options: dict[str, Any],
-        records: Folder,
-        features: FeatureStore,
+        prepare_with: tuple[str, dict[str, Any]] | None,
+        only: tuple[Folder, FeatureStore] | None = None,
     ) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.expert = experts.load(name, weights=weights, **options).to(device)
-        self.device = device
-        self.features = features
-        self.wanted = missing(RecordStore.open(records).index, features.keys())
+        self.wanted = None
+        if only is not None:
+            records, features = only
+            self.wanted = missing(RecordStore.open(records).index, features.keys())
+        self.expert = None
+        if prepare_with is not None:
+            name, options = prepare_with
+            with torch.device("meta"):  # its parameters are not needed
+                self.expert = experts.load(name, **options)
 
     @torch.no_grad()
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Embed the wanted records of a batch; return how many those were."""
-        chosen = np.array([record in self.wanted for record in batch["record_id"]], dtype=bool)
-        if chosen.any():
-            part = {name: values[chosen] for name, values in batch.items()}
-            x_BLT = torch.from_numpy(decode(part)).to(self.device)
-            f_BD = self.expert.features(x_BLT).float().cpu().numpy()
-            self.features.add([self.wanted[record] for record in part["record_id"]], f_BD)
+    def __call__(self, batch: Batch) -> Iterator[Batch]:
+        """Yield the wanted records of a batch, if there are any."""
+        if self.wanted is not None:
+            chosen = np.array([record in self.wanted for record in batch["record_id"]], dtype=bool)
+            if not chosen.any():
+                return
+            batch = {name: values[chosen] for name, values in batch.items()}
+        inputs = decode(batch)
+        if self.expert is not None:
+            inputs = self.expert.prepare(torch.from_numpy(inputs)).numpy()
+        yield {"record_id": batch["record_id"], "inputs": inputs}
+
+
+class Embedder:
+    """The device stage: a backbone.
+
+    Parameters
+    ----------
+    expert : (str, str or None, dict)
+        As for `experts.load`.
+    prepared : bool
+        Whether the CPU stage has prepared the inputs.
+    """
+
+    def __init__(self, expert: tuple[str, str | None, dict[str, Any]], prepared: bool) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name, weights, options = expert
+        self.expert = experts.load(name, weights=weights, **options).to(self.device)
+        self.prepared = prepared
+        self.batch = BATCH
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Batch:
+        """Turn inputs into features; out of memory, go on with half as many at a time, once."""
+        try:
+            f_BD = self._features(batch["inputs"])
+        except torch.OutOfMemoryError:
+            if self.batch < BATCH or BATCH == 1:
+                raise
+            self.batch = BATCH // 2
+            torch.cuda.empty_cache()
+            f_BD = self._features(batch["inputs"])
         return {
-            "embedded": np.array([int(chosen.sum())]),
-            "peak_memory_mb": np.array([peak_memory_mb()]),
+            "record_id": batch["record_id"],
+            "features": f_BD,
+            "peak_memory_mb": np.full(len(f_BD), peak_memory_mb()),
+            "at_a_time": np.full(len(f_BD), self.batch),
         }
+
+    def _features(self, inputs: np.ndarray) -> np.ndarray:
+        found = []
+        for start in range(0, len(inputs), self.batch):
+            part = np.ascontiguousarray(inputs[start : start + self.batch])
+            x = torch.from_numpy(part).to(self.device)
+            f_BD = self.expert.embed(x) if self.prepared else self.expert.features(x)
+            found.append(f_BD.float().cpu().numpy())
+        return np.concatenate(found)
 
 
 def compute_features(
-    store: RecordStore, root: Path, name: str, settings: ExpertSettings
-) -> tuple[FeatureStore, float]:
+    store: RecordStore, features: FeatureStore, expert: Expert, settings: ExpertSettings
+) -> float:
     """Make sure that the features of all records of a store are there.
 
     Parameters
     ----------
     store : RecordStore
-    root : Path
-        The feature stores' folder.
-    name, settings : str, ExpertSettings
-        The expert; its adaptation must leave the backbone frozen.
+    features : FeatureStore
+    expert : Expert
+        Whose store that is.
+    settings : ExpertSettings
+        What it was loaded from.
 
     Returns
     -------
-    FeatureStore
     float
         Peak memory of the largest worker, in MB; 0 where nothing was computed.
+
+    Raises
+    ------
+    JobFailed
+        A shard of the store is damaged, or a feature cannot be stored.
     """
-    expert = experts.load(name, weights=settings.weights, **settings.options)
-    features = FeatureStore.of(Path(root).absolute(), name, expert.fingerprint())
     wanted = missing(store.index, features.keys())
+    peak, name = 0.0, expert.name
     with counting(f"{name}: features", len(wanted)) as progress:
         if not wanted:
-            return features, 0.0
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        actors = max(1, gpus or int(ray.cluster_resources()["CPU"]) - 2)
-        results = store.dataset().map_batches(
-            Embedder,
-            fn_constructor_args=(
-                name,
-                settings.weights,
-                settings.options,
-                store.folder,
-                features,
-            ),
-            batch_size=BATCH,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            num_gpus=1 if gpus else 0,
-        )
-        peak = 0.0
-        for row in results.iter_rows():
-            progress.advance(int(row["embedded"]))
-            peak = max(peak, float(row["peak_memory_mb"]))
+            return peak
+        started = written = time.monotonic()
+        halved, keys = False, list[str]()
+        parts: list[np.ndarray] = []
+        try:
+            for batch in _features_of(store, wanted, features, expert, settings):
+                keys += [wanted[record] for record in batch["record_id"]]
+                parts.append(batch["features"])
+                peak = max(peak, float(batch["peak_memory_mb"].max()))
+                progress.advance(len(batch["features"]))
+                if not halved and (at_a_time := int(batch["at_a_time"].min())) < BATCH:
+                    halved = True
+                    say(f"{name}: out of device memory; goes on with {at_a_time} records at a time")
+                if len(keys) >= PART or time.monotonic() - written >= PART_SECONDS:
+                    features.add(keys, np.concatenate(parts))
+                    keys, parts, written = [], [], time.monotonic()
+        except ray.exceptions.RayError as error:
+            _check_shards(store)
+            raise JobFailed(f"{name}: {last_line(error)}") from error
+        finally:
+            if keys:
+                features.add(keys, np.concatenate(parts))
+        features.note_rate(len(wanted) / (time.monotonic() - started))
     if left := missing(store.index, features.keys()):
         raise RuntimeError(f"{name}: {len(left)} records got no features, {next(iter(left))} first")
-    return features, peak
+    return peak
+
+
+def _features_of(
+    store: RecordStore,
+    wanted: dict[str, str],
+    features: FeatureStore,
+    expert: Expert,
+    settings: ExpertSettings,
+) -> Iterator[Batch]:
+    """Features of the wanted records, in the order in which they get done."""
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources["CPU"])
+    load = (expert.name, settings.weights, settings.options)
+    on_cpu = expert.prepares_on == "cpu"
+    actors = gpus or max(1, cpus - 3)
+    share = 1 if cpus > 3 else 0.25  # reading needs a whole CPU, also where there are only two
+    shards = store.index.loc[store.index["record_id"].isin(wanted), "shard"].unique()
+    results = (
+        store.dataset(shards=set(shards))
+        .map_batches(
+            Decoder,
+            fn_constructor_args=(
+                (expert.name, expert.options) if on_cpu else None,
+                (store.folder, features),
+            ),
+            batch_size=BATCH,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, max_size=max(1, cpus - 2 - (0 if gpus else actors))
+            ),
+            num_cpus=share,
+        )
+        .map_batches(
+            Embedder,
+            fn_constructor_args=(load, on_cpu),
+            batch_size=BATCH,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=0 if gpus else share,
+            num_gpus=1 if gpus else 0,
+        )
+    )
+    batches: Any = results.iter_batches(batch_size=None, batch_format="numpy")
+    yield from batches
+
+
+def _check_shards(store: RecordStore) -> None:
+    """Raise JobFailed if a shard is not what the store's description says."""
+    for name in store.shards:
+        place = store.folder.uri_of(name)
+        if not store.folder.exists(name):
+            raise JobFailed(f"{place} is gone: bring the file back, or make the record store again")
+        if store.folder.sha256(name) != store.description["files"][name]:
+            raise JobFailed(
+                f"{place} is damaged (its SHA-256 is not that in dataset.json): bring the file "
+                "back, or make the record store again"
+            )
 
 
 def missing(index: pd.DataFrame, present: set[str]) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Computed features of frozen backbones, on disk: each record meets each backbone once.
 
-A folder per expert and fingerprint (name, options, version, weights) holds Parquet parts with
-``physical_sha256`` (the hash of the millivolts) and ``features`` (float32). Parts appear by
-atomic rename under a name that their content gives, so a killed computation loses only the part
-it was writing, and two that run at once cannot disagree.
+A folder per expert, weights, preparation and number format holds Parquet parts with
+``physical_sha256`` (the hash of the millivolts) and ``features``. Parts appear by atomic rename
+under a name that their content gives, so a killed computation loses only what it had not yet
+written, and two that run at once cannot disagree.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enecg.files import replacing
+from enecg.errors import JobFailed
+from enecg.experts.contract import Expert
+from enecg.files import read_json, replacing, write_json
+
+Format = Literal["float32", "float16"]
+RATE = "rate.json"
 
 
 @dataclass(frozen=True)
@@ -27,14 +33,23 @@ class FeatureStore:
     Attributes
     ----------
     folder : Path
+    format : {"float32", "float16"}
+        How the numbers are stored; readers get float32.
     """
 
     folder: Path
+    format: Format = "float32"
 
     @classmethod
-    def of(cls, root: Path, name: str, fingerprint: str) -> FeatureStore:
-        """Return the store of an expert below a root folder; nothing is created yet."""
-        return cls(Path(root) / f"{name}-{fingerprint[:16]}")
+    def of(cls, root: Path, expert: Expert, format: Format = "float32") -> FeatureStore:
+        """Return the store of an expert below a root folder; nothing is created yet.
+
+        Its name says whose features these are: other weights, another preparation or another
+        number format have a folder of their own.
+        """
+        weights, prepared = expert.weights_fingerprint(), expert.preparation_fingerprint()
+        name = f"{expert.name}-weights-{weights[:16]}-prepared-{prepared[:16]}-{format}"
+        return cls(Path(root) / name, format)
 
     @property
     def parts(self) -> list[Path]:
@@ -56,11 +71,31 @@ class FeatureStore:
         keys : list of str
             ``physical_sha256`` of the records.
         f_BD : float32 array, shape (B, D)
+
+        Raises
+        ------
+        JobFailed
+            A feature is not finite, or too large for float16.
         """
-        tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(f_BD))
+        with np.errstate(over="ignore"):
+            stored_BD = np.ascontiguousarray(f_BD, dtype=self.format)
+        if not (finite_B := np.isfinite(stored_BD).all(1)).all():
+            first = int(np.argmin(finite_B))
+            told = "not finite" if not np.isfinite(f_BD[first]).all() else "too large for float16"
+            raise JobFailed(f"{self.folder.name}: features of record {keys[first]} are {told}")
+        tensor = pa.FixedShapeTensorArray.from_numpy_ndarray(stored_BD)
         table = pa.table({"physical_sha256": pa.array(keys, pa.string()), "features": tensor})
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:24]
         path = self.folder / f"part-{name}.parquet"
         with replacing(path) as temporary:
             pq.write_table(table, temporary, compression="none", use_dictionary=False)
         return path
+
+    def note_rate(self, records_per_second: float) -> None:
+        """Keep how fast features were computed last, for the next plan."""
+        write_json(self.folder / RATE, {"records_per_second": records_per_second})
+
+    def rate(self) -> float | None:
+        """Records per second when features were computed last; None if they never were."""
+        path = self.folder / RATE
+        return float(read_json(path)["records_per_second"]) if path.exists() else None

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 Rows = npt.NDArray[np.int64]
@@ -41,19 +40,22 @@ class Feed:
     Attributes
     ----------
     stream : callable
-        Gives an iterator over (row numbers, raw inputs), at most `WINDOW` records at a time, in
+        Gives an iterator over (row numbers, raw inputs), the latter to be indexed by places, at
+        most `WINDOW` records at a time, in
         the same order at every call, each of the ``n`` records once.
     prepare : callable
         Raw inputs → the model's input tensor.
     n : int
         Number of records.
     bytes_each : int
-        Size of one record's input tensor.
+        Size of what is kept of one record: its input tensor; with ``augment``, the raw input.
     seed : int
     rank, world : int
         This worker, of how many.
     held_bytes : int
         See `HELD_BYTES`.
+    augment : callable, optional
+        (raw inputs, row numbers, epoch) → changed raw inputs; in epochs, not in sweeps.
     """
 
     stream: Callable[[], Iterator[tuple[Rows, Any]]]
@@ -64,16 +66,23 @@ class Feed:
     rank: int = 0
     world: int = 1
     held_bytes: int = HELD_BYTES
-    _held: Tensor | None = field(default=None, init=False)
+    augment: Callable[[Any, Rows, int], Any] | None = None
+    _held: Any = field(default=None, init=False)
 
-    def hold(self, at_any_size: bool = False) -> Tensor | None:
-        """Keep all prepared inputs in memory, in row order, if they are small enough."""
+    def hold(self, at_any_size: bool = False) -> Any:
+        """Keep all inputs in memory, in row order, if they are small enough: prepared ones.
+
+        With ``augment``, raw ones, since their preparation differs from epoch to epoch.
+        """
         if self._held is None and (at_any_size or self.bytes_each * self.n <= self.held_bytes):
             for rows, raw in self.stream():
-                inputs = self.prepare(raw)
+                everything = raw[np.arange(len(rows))]
+                inputs = self.prepare(everything) if self.augment is None else everything
                 if self._held is None:
-                    self._held = inputs.new_empty((self.n, *inputs.shape[1:]))
-                self._held[torch.from_numpy(rows)] = inputs
+                    make = inputs.new_empty if isinstance(inputs, Tensor) else np.empty
+                    kind = {} if isinstance(inputs, Tensor) else {"dtype": inputs.dtype}
+                    self._held = make((self.n, *inputs.shape[1:]), **kind)
+                self._held[rows] = inputs
         return self._held
 
     def epoch(self, epoch: int, batch_size: int) -> Iterator[tuple[Rows, Rows, Tensor]]:
@@ -83,7 +92,10 @@ class Feed:
             for start in range(0, len(rows), batch_size):
                 batch = order[start : start + batch_size]
                 mine = batch[self.rank :: self.world]
-                yield rows[batch], rows[mine], self._ready(raw[mine])
+                inputs = raw[mine]
+                if self.augment is not None:
+                    inputs = self.augment(inputs, rows[mine], epoch)
+                yield rows[batch], rows[mine], self._ready(inputs)
 
     def sweep(self, batch_size: int) -> Iterator[tuple[Rows, Tensor]]:
         """Yield every record of this worker's share once: (rows, inputs)."""
@@ -102,4 +114,4 @@ class Feed:
             yield rows, held[start : start + WINDOW]
 
     def _ready(self, inputs: Any) -> Tensor:
-        return inputs if self._held is not None else self.prepare(inputs)
+        return inputs if isinstance(inputs, Tensor) else self.prepare(inputs)

@@ -1,15 +1,17 @@
 """Training many units at once under DeepSpeed, none of them noticing the others.
 
 One pass over the records serves every unit: each takes from a batch the records it may learn
-from. The loss is the sum of the units' own means and AdamW works element by element, with no
-clipping and no statistics across units, so a unit trained alone gets the same numbers.
+from. The loss is the sum of the units' own means, AdamW works element by element, gradients are
+clipped unit by unit, and chance (dropout) is drawn unit by unit; so a unit trained alone gets the
+same numbers.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,13 +21,25 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from enecg.config import Stage1Settings
 from enecg.errors import JobFailed
 from enecg.stage1.feeding import Feed, Rows, batch_sizes
+from enecg.stage1.lora import restore, trained
 from enecg.stage1.units import Unit, UnitModel
 
 Targets = dict[str, np.ndarray]
+ADAM_BYTES = 16
+"""Per trained parameter: value, gradient and two moments, in float32."""
+
+
+@dataclass
+class Chance:
+    """What is random in one forward pass of one unit: its dropout, and a seed for its backbone."""
+
+    keep: dict[str, list[Tensor]]
+    seed: int
 
 
 class Bank(nn.Module):
@@ -42,32 +56,92 @@ class Bank(nn.Module):
         """Return the models, one per unit."""
         return [cast(UnitModel, model) for model in self.models]
 
-    def forward(self, inputs: Tensor, selected: list[Tensor]) -> list[dict[str, Tensor]]:
+    def forward(
+        self, inputs: Tensor, selected: list[Tensor], chances: list[Chance] | None = None
+    ) -> list[dict[str, Tensor]]:
         """Return each model's outputs for its own selection of the batch's records."""
-        return [model(inputs[rows]) for model, rows in zip(self.models, selected, strict=True)]
+        outputs = []
+        for number, (model, rows) in enumerate(zip(self.of_units(), selected, strict=True)):
+            chance = chances[number] if chances is not None else None
+            if chance is not None and model.backbone is not None:
+                torch.manual_seed(chance.seed)
+            x = inputs[rows]
+            if model.backbone is not None and len(rows) == 0:
+                # ZeRO 3 wants the same modules to run on every worker, and not every backbone
+                # takes an empty batch: a stand-in, of which nothing is used.
+                stand_in = inputs.new_zeros((1, *inputs.shape[1:]))
+                outputs.append({name: out[:0] for name, out in model(stand_in).items()})
+            else:
+                outputs.append(model(x, chance.keep if chance is not None else None))
+        return outputs
+
+
+class UnitAdamW(torch.optim.AdamW):
+    """AdamW in which every parameter group, one per unit, is clipped by its own gradient's norm.
+
+    Parameters
+    ----------
+    groups : list of dict
+    clip : float or None
+        Largest norm.
+    sharded : bool
+        Whether each worker holds a part of every gradient (ZeRO 1 to 3).
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], clip: float | None, sharded: bool) -> None:
+        super().__init__(groups)
+        self.clip, self.sharded = clip, sharded
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Clip, and take a step."""
+        clip = self.clip
+        for group in self.param_groups if clip is not None else []:
+            grads = [p.grad for p in group["params"] if p.grad is not None]
+            if not group["params"]:
+                continue
+            square = torch.zeros((), device=group["params"][0].device)
+            for grad in grads:
+                square += grad.float().square().sum()
+            if self.sharded and dist.get_world_size() > 1:
+                dist.all_reduce(square)
+            scale = (cast(float, clip) / (square.sqrt() + 1e-6)).clamp(max=1.0)
+            for grad in grads:
+                grad.mul_(scale)
+        return super().step(closure)
 
 
 @dataclass
 class Progress:
-    """Where training stands: epochs done (of how many at most) and the mean validation loss."""
+    """Where training stands: epochs done (of how many at most), the mean validation loss, and
+    the records per second of the last epoch, over all workers."""
 
     epoch: int
     epochs: int
     loss: float | None
+    rate: float
 
 
-def deepspeed_engine(bank: Bank, settings: Stage1Settings, device: torch.device, bf16: bool) -> Any:
-    """Put a bank under DeepSpeed, as the settings say (ZeRO stage, precision, learning rate)."""
+def deepspeed_engine(
+    bank: Bank, units: list[Unit], settings: Stage1Settings, device: torch.device, bf16: bool
+) -> Any:
+    """Put a bank under DeepSpeed, as the settings say (ZeRO stage, precision, clipping)."""
     import deepspeed
 
     # Else `initialize` compiles a shared-memory extension that plain gloo makes unnecessary.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    optimizer = torch.optim.AdamW(
-        bank.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    bank = bank.to(device)
+    groups = [
+        {
+            "params": list(trained(model).values()),
+            "lr": unit.choice.learning_rate,
+            "weight_decay": unit.choice.weight_decay,
+        }
+        for unit, model in zip(units, bank.of_units(), strict=True)
+    ]
     engine, *_ = deepspeed.initialize(
-        model=bank.to(device),
-        optimizer=optimizer,
+        model=bank,
+        optimizer=UnitAdamW(groups, settings.clip, sharded=settings.zero_stage > 0),
         config={
             "train_micro_batch_size_per_gpu": max(1, settings.batch_size // dist.get_world_size()),
             "zero_optimization": {
@@ -131,7 +205,11 @@ def fit_units(
     """
     device = device or torch.device("cpu")
     bank = Bank(units)
-    engine = deepspeed_engine(bank, settings, device, bf16)
+    if settings.activation_checkpointing == "blocks":
+        for model in bank.of_units():
+            if model.backbone is not None:
+                checkpoint_blocks(model.backbone)
+    engine = deepspeed_engine(bank, units, settings, device, bf16)
     first = _load(resume_from, units, engine) if resume_from is not None else 0
     tensors = {name: torch.from_numpy(values) for name, values in targets.items()}
     steps = len(batch_sizes(feed.n, settings.batch_size))
@@ -140,13 +218,24 @@ def fit_units(
         if all(unit.finished for unit in units):
             break
         engine.train()
+        for module in bank.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()  # its statistics would tie records, and units, together
+        started = time.monotonic()
         for step, (batch, mine, inputs) in enumerate(feed.epoch(epoch, settings.batch_size)):
             at = (epoch - 1 + step / steps) / settings.epochs
-            for group in engine.optimizer.param_groups:
-                group["lr"] = learning_rate_at(at, settings.learning_rate)
-            loss = _batch_loss(engine, bank, units, tensors, batch, mine, inputs.to(device))
-            engine.backward(loss)
+            for unit, group in zip(units, engine.optimizer.param_groups, strict=True):
+                group["lr"] = learning_rate_at(at, unit.choice.learning_rate)
+            for last, part in _micro_batches(len(batch), feed.world, settings):
+                engine.set_gradient_accumulation_boundary(last)
+                places = torch.arange(feed.rank, len(batch), feed.world)[part]
+                loss = _batch_loss(
+                    engine, bank, units, tensors, batch, mine[part], inputs[part].to(device),
+                    places, (epoch, step),
+                )  # fmt: skip
+                engine.backward(loss)
             engine.step()
+        rate = feed.n / (time.monotonic() - started)
         losses = _validation_losses(engine, bank, units, feed, tensors, settings.batch_size, device)
         for unit, model, value in zip(units, bank.of_units(), losses, strict=True):
             if value is not None and not math.isfinite(value):
@@ -155,12 +244,12 @@ def fit_units(
                     f"try a learning rate below {settings.learning_rate:g}"
                 )
             if unit.observe(epoch, value, settings.patience):
-                unit.best_state = _state_of(model, settings.zero_stage)
+                unit.best_state = _trained_state(model, settings.zero_stage)
         if after_epoch is not None:
             known = [value for value in losses if value is not None]
             mean = float(np.mean(known)) if known else None
             after_epoch(
-                Progress(epoch, settings.epochs, mean),
+                Progress(epoch, settings.epochs, mean, rate),
                 partial(_save, units=units, engine=engine, epoch=epoch),
             )
     for unit in units:
@@ -169,7 +258,7 @@ def fit_units(
                 f"{unit.key} has weights that are not finite after epoch {unit.best_epoch}; "
                 f"try a learning rate below {settings.learning_rate:g}"
             )
-        unit.model.load_state_dict(unit.best_state)
+        restore(unit.model, unit.best_state)
         unit.model.eval()
     engine.destroy()
 
@@ -182,13 +271,30 @@ def _batch_loss(
     batch: Rows,
     mine: Rows,
     x: Tensor,
+    places: Tensor,
+    when: tuple[int, int],
 ) -> Tensor:
-    """Sum of the units' mean losses over the global batch, scaled for averaging over workers."""
+    """Sum of the units' mean losses over the global batch, scaled for averaging over workers.
+
+    ``mine`` are the rows that ``x`` holds, at these ``places`` in the global batch; ``when`` is
+    epoch and step.
+    """
     wanted = _selections(units, mine, "learn", x.device)
     total = torch.zeros((), device=x.device)
     world = dist.get_world_size()
+    first = int(places[0]) if len(places) else -1
+    chances = [
+        Chance(
+            {
+                name: [mask.to(x.device) for mask in masks]
+                for name, masks in unit.dropout(len(batch), places[selected.cpu()], *when).items()
+            },
+            unit.seed(*when, first),
+        )
+        for unit, selected in zip(units, wanted, strict=True)
+    ]
     for unit, model, selected, outputs in zip(
-        units, bank.of_units(), wanted, engine(x, wanted), strict=True
+        units, bank.of_units(), wanted, engine(x, wanted, chances), strict=True
     ):
         rows = mine[selected.cpu().numpy()]
         for name, out_BC in outputs.items():
@@ -249,23 +355,48 @@ def _selections(units: list[Unit], rows: Rows, purpose: str, device: torch.devic
     ]
 
 
-def _state_of(model: nn.Module, zero_stage: int) -> dict[str, Tensor]:
-    """A copy of a model's tensors in float32 on the CPU, gathered where ZeRO 3 spreads them."""
+def _micro_batches(
+    batch: int, world: int, settings: Stage1Settings
+) -> Iterator[tuple[bool, slice]]:
+    """Parts of a worker's share of a global batch, and whether they are the last ones.
+
+    Every worker gets the same number of parts, since some ZeRO stages communicate in each.
+    """
+    share = -(-batch // world)
+    size = share if settings.micro_batch == "auto" else settings.micro_batch
+    for start in range(0, share, size):
+        yield start + size >= share, slice(start, start + size)
+
+
+def checkpoint_blocks(backbone: nn.Module) -> None:
+    """Let a backbone compute the insides of its blocks again in the backward pass.
+
+    The blocks are the members of its list of modules with the most parameters; a backbone
+    without such a list is one block.
+    """
+
+    def size(module: Any) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    lists = [m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    blocks: list[Any] = list(max(lists, key=size)) if lists else [backbone]
+    for block in blocks:
+        name = "forward" if lists else "embed"
+        setattr(block, name, partial(checkpoint, getattr(block, name), use_reentrant=False))
+
+
+def _trained_state(model: nn.Module, zero_stage: int) -> dict[str, Tensor]:
+    """A copy of the tensors that learn, in float32 on the CPU; ZeRO 3 has spread them."""
     import deepspeed
 
-    parameters = list(model.parameters())
-    with deepspeed.zero.GatheredParameters(parameters, enabled=zero_stage == 3):
-        return {
-            name: (value.detach().float() if value.is_floating_point() else value.detach())
-            .cpu()
-            .clone()
-            for name, value in model.state_dict().items()
-        }
+    parameters = trained(model)
+    with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=zero_stage == 3):
+        return {name: value.detach().float().cpu().clone() for name, value in parameters.items()}
 
 
 def _save(folder: Path, units: list[Unit], engine: Any, epoch: int) -> None:
-    """Write this worker's part of the training state."""
-    engine.save_checkpoint(str(folder), tag="state")
+    """Write this worker's part of the training state: of the parameters, those that learn."""
+    engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True)
     if dist.get_rank() == 0:
         state = {
             "epoch": epoch,
@@ -283,9 +414,11 @@ def _save(folder: Path, units: list[Unit], engine: Any, epoch: int) -> None:
 
 
 def _load(folder: Path, units: list[Unit], engine: Any) -> int:
-    """Take up a saved training state; return the epochs it has done."""
-    engine.load_checkpoint(str(folder), tag="state")
+    """Take up a saved training state; return the epochs it has done, 0 if it is of other units."""
     state = torch.load(folder / "units.pt", weights_only=True)
+    if list(state["units"]) != [unit.key for unit in units]:
+        return 0
+    engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
     for unit in units:
         for name, value in state["units"][unit.key].items():
             setattr(unit, name, value)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from enecg.stage1.lora import add_lora
 from enecg.tasks import Task
 
 FFN_HIDDEN = (256, 256)
@@ -33,16 +36,19 @@ class Head(nn.Module):
     feature_std: Tensor
     target_mean: Tensor
     target_std: Tensor
+    class_weight: Tensor | None
 
     def __init__(
         self, width_in: int, task: Task, hidden: tuple[int, ...], trained_backbone: bool = False
     ) -> None:
         super().__init__()
-        self.kind = task.kind
+        self.kind, self.width = task.kind, task.width
+        self.hidden = hidden
         self.register_buffer("feature_mean", torch.zeros(width_in))
         self.register_buffer("feature_std", torch.ones(width_in))
         self.register_buffer("target_mean", torch.zeros(1))
         self.register_buffer("target_std", torch.ones(1))
+        self.register_buffer("class_weight", None, persistent=False)  # matters in training alone
         layers: list[nn.Module] = [nn.LayerNorm(width_in)] if trained_backbone else []
         for width_before, width in zip((width_in, *hidden), hidden, strict=False):
             layers += [nn.Linear(width_before, width), nn.GELU()]
@@ -61,10 +67,32 @@ class Head(nn.Module):
             deviation = target_B.std(correction=0)
             self.target_std.copy_(torch.where(deviation > 0, deviation, torch.ones(())))
 
-    def forward(self, f_BD: Tensor) -> Tensor:
-        """Return standardised values or class logits, shape (B, C)."""
-        out_BC: Tensor = self.layers(standardised(f_BD, self.feature_mean, self.feature_std))
-        return out_BC
+    def weigh_classes(self, target_B: Tensor) -> None:
+        """Let every class count alike in the loss, as often as each stands in some targets."""
+        self.class_weight = balanced(target_B, self.width, self.kind)
+
+    def add_lora(self, rank: int) -> None:
+        """Put LoRA on the hidden layers; the layer norm and the last layer train as they are."""
+        linear = [n for n, layer in enumerate(self.layers) if isinstance(layer, nn.Linear)]
+        if not self.hidden:
+            return
+        add_lora(self.layers, [str(n) for n in linear[:-1]], rank)
+        for layer in self.layers:
+            if isinstance(layer, nn.LayerNorm) or layer is self.layers[-1]:
+                layer.requires_grad_(True)
+
+    def forward(self, f_BD: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
+        """Return standardised values or class logits, shape (B, C).
+
+        ``keep`` multiplies what each hidden layer gives: dropout, drawn elsewhere.
+        """
+        x = standardised(f_BD, self.feature_mean, self.feature_std)
+        masks = iter(keep)
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.GELU) and (mask := next(masks, None)) is not None:
+                x = x * mask
+        return x
 
     def loss(self, out_BC: Tensor, target_B: Tensor) -> Tensor:
         """Return each record's loss, shape (B,): absolute error in deviations, or cross-entropy.
@@ -73,11 +101,17 @@ class Head(nn.Module):
         """
         if self.kind == "regression":
             return (out_BC[:, 0] - (target_B - self.target_mean) / self.target_std).abs()
+        weight = self.class_weight
         if self.kind == "multilabel":
-            return nn.functional.binary_cross_entropy_with_logits(
+            loss_BC = nn.functional.binary_cross_entropy_with_logits(
                 out_BC.float(), target_B, reduction="none"
-            ).mean(1)
-        return nn.functional.cross_entropy(out_BC.float(), target_B.long(), reduction="none")
+            )
+            if weight is not None:
+                loss_BC = loss_BC * torch.where(target_B > 0.5, weight[1], weight[0])
+            return loss_BC.mean(1)
+        classes = target_B.long()
+        loss_B = nn.functional.cross_entropy(out_BC.float(), classes, reduction="none")
+        return loss_B if weight is None else loss_B * weight[classes]
 
     def answer(self, out_BC: Tensor) -> Tensor:
         """Turn what `forward` gives into values in the task's unit, or class probabilities."""
@@ -86,6 +120,24 @@ class Head(nn.Module):
         if self.kind == "multilabel":
             return out_BC.float().sigmoid()
         return out_BC.float().softmax(-1)
+
+
+def balanced(target_B: Tensor, width: int, kind: str) -> Tensor | None:
+    """Return the factor by which each class's loss counts so that all classes count alike.
+
+    Returns
+    -------
+    Tensor of shape (C,), of shape (2, C) for several labels (absent, present), or None
+        Their mean over the records is 1; a class without records gets 1; None for a regression.
+    """
+    if kind == "regression":
+        return None
+    if kind == "multilabel":
+        count_C = torch.stack([(target_B <= 0.5).sum(0), (target_B > 0.5).sum(0)]).float()
+    else:
+        count_C = torch.bincount(target_B.long(), minlength=width).float()
+    present = (count_C > 0).sum(0)
+    return torch.where(count_C > 0, len(target_B) / (present * count_C.clamp_min(1)), 1.0)
 
 
 def standardised(f_BD: Tensor, mean_D: Tensor, std_D: Tensor) -> Tensor:

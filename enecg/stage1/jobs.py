@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from rich.table import Table
 
 from enecg import __version__, experts
-from enecg.cluster import peak_memory_mb
+from enecg.cluster import check_shared, peak_memory_mb
 from enecg.config import Config
 from enecg.errors import JobFailed, UserError, last_line
 from enecg.experiment import Experiment
+from enecg.experts.contract import Expert
 from enecg.files import fingerprint, read_json
-from enecg.progress import say
+from enecg.progress import say, show
 from enecg.run_folder import begin, facts_of, finish, is_done
 from enecg.stage1.board import Board, watch
-from enecg.stage1.embed import compute_features
-from enecg.stage1.worker import train_expert
+from enecg.stage1.embed import BATCH, Decoder, compute_features, missing
+from enecg.stage1.feature_store import FeatureStore
+from enecg.stage1.head_space import head_choices
+from enecg.stage1.plan import Job, job_of, plan_table, startable
+from enecg.stage1.worker import FAILED, MICRO_BATCH, train_expert
 
 RESTARTS = 3
 """How often a job whose worker died starts again from its last checkpoint."""
@@ -35,24 +40,94 @@ def expert_folder(config: Config, name: str) -> Path:
     return Path(config.run_dir) / "experts" / name
 
 
-def expert_fingerprint(experiment: Experiment, name: str) -> str:
-    """Return the fingerprint of all that an expert's results depend on."""
+def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None = None) -> str:
+    """Return the fingerprint of all that an expert's results depend on.
+
+    ``expert`` is the one called ``name``, where it has been loaded already.
+    """
     config = experiment.config
     settings = config.experts[name]
-    backbone = experts.load(name, weights=settings.weights, **settings.options)
-    changes_nothing = {"max_parallel", "checkpoint_seconds"}
-    changes_nothing.add("precision" if settings.frozen else "heads")
+    if expert is None:
+        expert = experts.load(name, weights=settings.weights, **settings.options)
+    changes_nothing = {"max_parallel", "checkpoint_seconds", "placement"}
+    of_backbones = {"precision", "augment", "activation_checkpointing"}
+    of_heads = {"heads", "head_trials", "head_space", "feature_format"}
+    changes_nothing |= {"head_space", *(of_backbones if settings.frozen else of_heads)}
+    heads = [choice.model_dump() for choice in head_choices(config.stage1, config.seed)]
     return fingerprint(
         {
             "version": __version__,
             "records": experiment.store.fingerprint,
             "tasks": [vars(task) for task in experiment.tasks],
             "folds": [config.fold_column or config.folds, config.inner_folds, config.seed],
-            "backbone": backbone.fingerprint(),
-            "adaptation": [settings.adaptation, settings.final_rule],
+            "backbone": expert.fingerprint(),
+            "adaptation": [settings.adaptation, settings.final_rule, settings.lora_rank],
+            "heads": heads if settings.frozen else [],
             "stage1": config.stage1.model_dump(exclude=changes_nothing),
         }
     )
+
+
+@dataclass(frozen=True)
+class Work:
+    """One expert that has something to do.
+
+    Attributes
+    ----------
+    job : Job
+        What its training needs.
+    expert : Expert
+        Loaded, in the driver.
+    features : FeatureStore or None
+        Where its features are; None where the backbone is trained.
+    print : str
+        Fingerprint of all that its results depend on.
+    """
+
+    job: Job
+    expert: Expert
+    features: FeatureStore | None
+    print: str
+
+
+def plan_experts(experiment: Experiment) -> tuple[list[Work], Table]:
+    """Find out what is to be done; nothing is started.
+
+    Returns
+    -------
+    list of Work
+        For the experts that are not done yet, in the config's order.
+    Table
+        The plan for people to read.
+
+    Raises
+    ------
+    UserError
+        A job needs more than the cluster has.
+    """
+    config = experiment.config
+    todo: list[Work] = []
+    kept: list[str] = []
+    for name, settings in config.experts.items():
+        expert = experts.load(name, weights=settings.weights, **settings.options)
+        print_ = expert_fingerprint(experiment, name, expert)
+        if is_done(expert_folder(config, name), print_):
+            kept.append(name)
+            continue
+        if config.stage1.augment and not settings.frozen and expert.prepares_on == "cpu":
+            raise UserError(
+                f"stage1.augment: {name} is prepared before training, by CPU workers; train it "
+                "without (augment: [])"
+            )
+        features, lacking = None, 0
+        if settings.frozen:
+            features = FeatureStore.of(config.features_dir, expert, config.stage1.feature_format)
+            lacking = len(missing(experiment.store.index, features.keys()))
+        rate = features.rate() if features is not None else None
+        job = job_of(experiment, name, expert, lacking, rate)
+        todo.append(Work(job, expert, features, print_))
+    limit = most_side_by_side(config)
+    return todo, plan_table([work.job for work in todo], kept, limit)
 
 
 def train_experts(experiment: Experiment) -> None:
@@ -63,100 +138,103 @@ def train_experts(experiment: Experiment) -> None:
     JobFailed
         Some experts failed; names them and says why. The others' results are kept.
     UserError
-        A job needs more than the cluster has.
+        A job needs more than the cluster has, or the machines do not share the run folder.
     """
     config = experiment.config
-    prints = {name: expert_fingerprint(experiment, name) for name in config.experts}
-    wanted = [name for name in prints if not is_done(expert_folder(config, name), prints[name])]
-    for name in prints:
-        if name not in wanted:
+    todo, plan = plan_experts(experiment)
+    names = {work.job.name for work in todo}
+    for name in config.experts:
+        if name not in names:
             say(f"{name}: done before, kept")
-    if not wanted:
+    if not todo:
         return
-    side_by_side = parallel_jobs(config)
+    show(plan)
+    places = [Path(config.run_dir), config.features_dir]
+    check_shared(*places, *([] if experiment.store.folder.remote else [experiment.store.path]))
     failures: dict[str, str] = {}
     datasets: dict[str, Any] = {}
     peaks: dict[str, float] = {}
-    for name in wanted:
-        begin(expert_folder(config, name), prints[name])
+    for work in todo:
+        name = work.job.name
+        begin(expert_folder(config, name), work.print)
         try:
-            datasets[name], peaks[name] = _inputs(experiment, name)
+            datasets[name], peaks[name] = _inputs(experiment, work)
         except Exception as error:  # one expert's failure must not stop the others
             failures[name] = last_line(error)
-    board = ray.remote(num_cpus=0)(Board).remote()
-    pool = ThreadPoolExecutor(side_by_side)
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    waiting = [work for work in todo if work.job.name in datasets]
+    for work in waiting:
+        board.post.remote(work.job.name, state="waiting for room")
+    running: dict[str, tuple[Work, Future[None]]] = {}
+    limit = most_side_by_side(config)
+    pool = ThreadPoolExecutor(len(todo))
+
+    def advance() -> bool:
+        """Start what has room, take note of what has ended; say whether all have."""
+        for name, (_, future) in list(running.items()):
+            if future.done():
+                del running[name]
+                if (error := future.exception()) is not None:
+                    failures[name] = last_line(error)
+                    board.post.remote(name, state=f"failed: {failures[name]}")
+        busy = [work.job for work, _ in running.values()]
+        for job in startable([work.job for work in waiting], busy, limit):
+            work = next(work for work in waiting if work.job is job)
+            waiting.remove(work)
+            future = pool.submit(_run_job, config, work, datasets[job.name], peaks[job.name], board)
+            running[job.name] = (work, future)
+        return not running and not waiting
+
     try:
-        jobs: dict[str, Future[None]] = {
-            name: pool.submit(_run_job, config, name, dataset, peaks[name], prints[name], board)
-            for name, dataset in datasets.items()
-        }
-        watch(board, lambda: all(job.done() for job in jobs.values()))
+        watch(board, advance)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # an interrupt must not wait for training
-    for name, job in jobs.items():
-        if (failure := job.exception()) is not None:
-            failures[name] = last_line(failure)
     if failures:
         reasons = "; ".join(f"{name}: {why}" for name, why in failures.items())
-        kept = [name for name in config.experts if name not in failures]
+        done = [name for name in config.experts if name not in failures]
         raise JobFailed(
             f"{len(failures)} of {len(config.experts)} experts failed – {reasons}. "
-            f"Kept: {', '.join(kept) or 'none'}; the same command tries the failed ones again"
+            f"Kept: {', '.join(done) or 'none'}; the same command tries the failed ones again"
         )
 
 
-def parallel_jobs(config: Config) -> int:
-    """Return how many experts train side by side.
-
-    One CPU stays free for Ray Data: jobs that held every CPU would wait for their data forever.
-
-    Raises
-    ------
-    UserError
-        Not even one job fits.
-    """
-    resources = ray.cluster_resources()
-    workers = config.stage1.workers
-    fitting = int(resources.get("CPU", 0) - 1) // workers
-    if (gpus := gpus_per_worker(config)) > 0:
-        fitting = min(fitting, math.floor(resources.get("GPU", 0) / (workers * gpus) + 1e-6))
-    if fitting < 1:
-        raise UserError(
-            f"stage1.workers = {workers} needs {workers + 1} CPUs and {workers * gpus:g} GPUs; "
-            f"the cluster has {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}"
-        )
+def most_side_by_side(config: Config) -> int:
+    """Return how many experts may train side by side, if there is room."""
     wanted = config.stage1.max_parallel
-    return fitting if wanted == "auto" else min(wanted, fitting)
+    return len(config.experts) if wanted == "auto" else wanted
 
 
-def gpus_per_worker(config: Config) -> float:
-    """Return the GPUs that each train worker takes."""
-    if config.stage1.gpus_per_worker != "auto":
-        return config.stage1.gpus_per_worker
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-
-
-def _inputs(experiment: Experiment, name: str) -> tuple[Any, float]:
+def _inputs(experiment: Experiment, work: Work) -> tuple[Any, float]:
     """The Ray dataset a job reads: features where the backbone is frozen, else signals."""
-    config = experiment.config
-    settings = config.experts[name]
-    if not settings.frozen:
-        return experiment.store.dataset(), 0.0
-    features, peak = compute_features(experiment.store, config.features_dir, name, settings)
-    return ray.data.read_parquet([str(path) for path in features.parts]), peak
+    settings = experiment.config.experts[work.job.name]
+    if work.features is None:
+        signals = experiment.store.dataset()
+        if work.expert.prepares_on == "cpu":
+            signals = signals.map_batches(
+                Decoder,
+                fn_constructor_args=((work.expert.name, work.expert.options),),
+                batch_size=BATCH,
+                compute=ray.data.ActorPoolStrategy(min_size=1),
+            )
+        return signals, 0.0
+    peak = compute_features(experiment.store, work.features, work.expert, settings)
+    return ray.data.read_parquet([str(path) for path in work.features.parts]), peak
 
 
-def _run_job(config: Config, name: str, dataset: Any, peak: float, print_: str, board: Any) -> None:
+def _run_job(config: Config, work: Work, dataset: Any, peak: float, board: Any) -> None:
     """Run one expert's job to its end and take its results into the run folder."""
     started = time.monotonic()
+    name, job = work.job.name, work.job
     folder = expert_folder(config, name)
-    board.post.remote(name, "starting")
+    board.post.remote(name, state="starting")
     options = ray.data.ExecutionOptions(preserve_order=True)
     trainer = TorchTrainer(
         train_expert,
         train_loop_config={
             "config": config.located().model_dump(),
             "expert": name,
+            "heads": [choice.model_dump() for choice in head_choices(config.stage1, config.seed)],
+            "folder": str(folder.resolve()),
             "board": board,
         },
         datasets={"inputs": dataset},
@@ -164,10 +242,10 @@ def _run_job(config: Config, name: str, dataset: Any, peak: float, print_: str, 
         # Ray's own split may drop rows to make the shares equal.
         dataset_config=ray.train.DataConfig(datasets_to_split=[], execution_options=options),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.stage1.workers,
-            use_gpu=gpus_per_worker(config) > 0,
-            resources_per_worker={"CPU": 1}
-            | ({"GPU": gpus_per_worker(config)} if gpus_per_worker(config) > 0 else {}),
+            num_workers=job.workers,
+            use_gpu=job.gpus > 0,
+            resources_per_worker={"CPU": 1} | ({"GPU": job.gpus} if job.gpus > 0 else {}),
+            placement_strategy=config.stage1.placement.upper(),
         ),
         run_config=ray.train.RunConfig(
             name="train",
@@ -181,8 +259,10 @@ def _run_job(config: Config, name: str, dataset: Any, peak: float, print_: str, 
         raise JobFailed("the training job ended without results")
     with checkpoint.as_directory() as results:
         outcome = Path(results)
-        if (outcome / "failed.json").exists():
-            why = read_json(outcome / "failed.json")["why"]
+        if (outcome / FAILED).exists():
+            why = read_json(outcome / FAILED)["why"]
+            (folder / FAILED).unlink(missing_ok=True)
+            (folder / MICRO_BATCH).unlink(missing_ok=True)
             _discard(folder / "train")  # else the next try would resume at the failure
             raise JobFailed(why)
         for file in OUTCOME_FILES:
@@ -190,13 +270,13 @@ def _run_job(config: Config, name: str, dataset: Any, peak: float, print_: str, 
         memory = read_json(outcome / "memory.json")["peak_memory_mb"]
     finish(
         folder,
-        print_,
+        work.print,
         seconds=round(time.monotonic() - started, 1),
         worker_peak_memory_mb=max(memory, peak),
         driver_peak_memory_mb=peak_memory_mb(),
     )
     _discard(folder / "train")  # checkpoints: several times the size of the results
-    board.post.remote(name, f"done in {facts_of(folder)['seconds']:.0f} s")
+    board.post.remote(name, state=f"done in {facts_of(folder)['seconds']:.0f} s")
 
 
 def _discard(folder: Path) -> None:

@@ -9,14 +9,16 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from enecg.stage1.heads import Head, spread, standardised
+from enecg.stage1.heads import Head, balanced, spread, standardised
 from enecg.tasks import Task
 
 ALPHAS = torch.logspace(0, 6, 13, dtype=torch.float64)
 """Penalties tried; features are standardised, so they compare with the number of records."""
 
 
-def fit_ridge(f_RD: Tensor, target_R: Tensor, part_R: Tensor, task: Task) -> Head:
+def fit_ridge(
+    f_RD: Tensor, target_R: Tensor, part_R: Tensor, task: Task, balance: bool = False
+) -> Head:
     """Fit a linear head on some records.
 
     The penalty is the one with the least squared error in cross-validation over ``part_R``.
@@ -34,6 +36,8 @@ def fit_ridge(f_RD: Tensor, target_R: Tensor, part_R: Tensor, task: Task) -> Hea
         The records' part in the cross-validation; groups must not be split over parts.
     task : Task
         What is predicted.
+    balance : bool
+        Calibrate as if every class were equally frequent.
 
     Returns
     -------
@@ -62,10 +66,10 @@ def fit_ridge(f_RD: Tensor, target_R: Tensor, part_R: Tensor, task: Task) -> Hea
 
     [(coef_DC, intercept_C)] = ridge_path(x_RD, y_RC, ALPHAS[best : best + 1])
     if task.kind == "classification":
-        slope, bias_C = calibrate(scores_ARC[best].numpy(), target_R.long().numpy())
+        slope, bias_C = calibrate(scores_ARC[best].numpy(), target_R.long().numpy(), balance)
         coef_DC, intercept_C = coef_DC * slope, intercept_C * slope + torch.from_numpy(bias_C)
     if task.kind == "multilabel":
-        slope_C, bias_C = calibrate_labels(scores_ARC[best].numpy(), target_R.numpy())
+        slope_C, bias_C = calibrate_labels(scores_ARC[best].numpy(), target_R.numpy(), balance)
         coef_DC = coef_DC * torch.from_numpy(slope_C)
         intercept_C = intercept_C * torch.from_numpy(slope_C) + torch.from_numpy(bias_C)
     linear = cast(nn.Linear, head.layers[0])
@@ -100,21 +104,28 @@ def ridge_path(x_RD: Tensor, y_RC: Tensor, alphas: Tensor) -> list[tuple[Tensor,
     return solutions
 
 
-def calibrate(scores_RC: np.ndarray, class_R: np.ndarray) -> tuple[float, np.ndarray]:
+def calibrate(
+    scores_RC: np.ndarray, class_R: np.ndarray, balance: bool = False
+) -> tuple[float, np.ndarray]:
     """Find slope and biases whose softmax gives the scores the greatest likelihood.
+
+    With ``balance``, every class counts alike in it.
 
     A weak penalty keeps the bias of a class finite that has no record here.
     """
     n, width = scores_RC.shape
     onehot_RC = np.eye(width)[class_R]
+    weights = balanced(torch.from_numpy(class_R), width, "classification") if balance else None
+    weight_R = np.ones(n) if weights is None else weights.numpy()[class_R]
 
     def loss_and_gradient(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         slope, bias_C = parameters[0], parameters[1:]
         logits_RC = slope * scores_RC + bias_C
         logits_RC -= logits_RC.max(1, keepdims=True)
         log_norm_R = np.log(np.exp(logits_RC).sum(1))
-        residual_RC = np.exp(logits_RC - log_norm_R[:, None]) - onehot_RC
-        loss = (log_norm_R - (logits_RC * onehot_RC).sum(1)).sum() + 0.05 * (bias_C**2).sum()
+        residual_RC = weight_R[:, None] * (np.exp(logits_RC - log_norm_R[:, None]) - onehot_RC)
+        loss_R = weight_R * (log_norm_R - (logits_RC * onehot_RC).sum(1))
+        loss = loss_R.sum() + 0.05 * (bias_C**2).sum()
         gradient = np.concatenate(
             [[(residual_RC * scores_RC).sum()], residual_RC.sum(0) + 0.1 * bias_C]
         )
@@ -130,14 +141,16 @@ def calibrate(scores_RC: np.ndarray, class_R: np.ndarray) -> tuple[float, np.nda
     return float(found.x[0]), found.x[1:]
 
 
-def calibrate_labels(scores_RC: np.ndarray, holds_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def calibrate_labels(
+    scores_RC: np.ndarray, holds_RC: np.ndarray, balance: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Find, for each label, the slope and bias whose sigmoid gives its scores the most likelihood.
 
     Labels are 0 or 1, and each has a column of scores.
     """
     found = [
         # sigmoid(2 a s + b₁ − b₀) is the softmax of (−a s + b₀, a s + b₁).
-        calibrate(np.stack([-score_R, score_R], axis=1), holds_R.astype(int))
+        calibrate(np.stack([-score_R, score_R], axis=1), holds_R.astype(int), balance)
         for score_R, holds_R in zip(scores_RC.T, holds_RC.T, strict=True)
     ]
     slope_C = np.array([2 * slope for slope, _ in found])

@@ -16,12 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from enecg import experts
 from enecg.config import ExpertSettings, Stage1Settings
+from enecg.experts.contract import Expert
 from enecg.nested import ALL, Fit, Nested
 from enecg.stage1.adapted import AdaptedExpert, Model
-from enecg.stage1.feeding import Feed
-from enecg.stage1.fitting import Progress, Targets, fit_units
+from enecg.stage1.feeding import HELD_BYTES, Feed
+from enecg.stage1.fitting import ADAM_BYTES, Progress, Targets, fit_units
+from enecg.stage1.head_space import HeadChoice, papers_head
+from enecg.stage1.lora import merge_lora, restore, trained
 from enecg.stage1.ridge import fit_ridge
 from enecg.stage1.units import Unit, build_unit
 from enecg.tasks import Task, known
@@ -41,7 +43,8 @@ class Outcome:
     adapted : dict of str to AdaptedExpert
         Key ``<task>/<scope>``.
     choices : dict
-        Per task and scope: losses on training groups by head, and the head that was chosen.
+        Per task and scope: losses on training groups by head, the head that was chosen, and what
+        it is.
     """
 
     outputs: dict[str, np.ndarray]
@@ -51,127 +54,185 @@ class Outcome:
 
 @dataclass
 class Session:
-    """What a job keeps over a restart: finished phases, and the hooks to save the running one.
+    """What a job keeps over a restart, and the hook to save it.
 
     Attributes
     ----------
-    phase : int
-        0 while inner models train, 1 while the final ones do.
+    finished : dict
+        Per key of a unit whose training is over: its trained tensors and best epoch.
     resume_from : Path or None
-        Folder with the state of the phase that was interrupted.
-    inner : dict
-        Phase 0's result, per unit key, where it is over.
+        Folder with the state of the units that were interrupted.
     report : callable
-        Called after each epoch: (phase, inner, progress, save).
+        Called after each epoch: (what is trained, finished, progress, save).
     """
 
-    phase: int = 0
+    finished: dict[str, dict[str, Any]] = field(default_factory=dict)
     resume_from: Path | None = None
-    inner: dict[str, dict[str, Any]] = field(default_factory=dict)
-    report: Callable[[int, dict[str, Any], Progress, Callable[[Path], None]], None] = field(
+    report: Callable[[str, dict[str, Any], Progress, Callable[[Path], None]], None] = field(
         default=lambda *_: None
     )
 
-    def fit(self, phase: int, units: list[Unit], **arguments: Any) -> None:
-        """Run `fit_units` for one phase, from where it was interrupted if it was."""
-        fit_units(
-            units,
-            resume_from=self.resume_from if phase == self.phase else None,
-            after_epoch=lambda progress, save: self.report(phase, self.inner, progress, save),
-            **arguments,
-        )
+    def train(self, what: str, units: list[Unit], device: torch.device, **arguments: Any) -> None:
+        """Train some units, as many at once as fit into memory; their number changes no result.
+
+        Those that an interrupted run has finished are taken from there.
+        """
+        todo = [unit for unit in units if unit.key not in self.finished]
+        at_once = _at_once(todo, device)
+        for start in range(0, len(todo), at_once):
+            group = todo[start : start + at_once]
+            fit_units(
+                group,
+                device=device,
+                resume_from=self.resume_from,
+                after_epoch=lambda progress, save: self.report(what, self.finished, progress, save),
+                **arguments,
+            )
+            self.resume_from = None
+            for unit in group:
+                self.finished[unit.key] = {"state": unit.best_state, "epoch": unit.best_epoch}
+        for unit in units:
+            restore(unit.model, self.finished[unit.key]["state"])
+            unit.model.eval()
+            unit.best_epoch = self.finished[unit.key]["epoch"]
 
 
-def adapt_heads(
-    tasks: list[Task],
-    nested: Nested,
-    targets: Targets,
-    feed: Feed,
-    settings: Stage1Settings,
-    final_rule: str,
-    seed: int,
-    session: Session,
-    device: torch.device,
-) -> Outcome:
-    """Train heads on the features of a frozen backbone: every task, scope and inner fold.
+def _at_once(units: list[Unit], device: torch.device) -> int:
+    """How many units fit into half of the device's free memory (on a CPU 2 GB); at least one."""
+    if not units:
+        return 1
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * HELD_BYTES
+    model = units[0].model
+    learns = sum(value.numel() for value in trained(model).values())
+    held = sum(value.numel() for value in model.parameters()) - learns
+    at_once = torch.tensor(max(1, int(free / 2 / max(1, ADAM_BYTES * learns + 4 * held))))
+    if dist.get_world_size() > 1:  # all workers have to train the same units at a time
+        shared = at_once.to(device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MIN)
+        at_once = shared.cpu()
+    return int(at_once)
 
-    Parameters
+
+@dataclass(frozen=True)
+class Setup:
+    """What one expert's job is about.
+
+    Attributes
     ----------
     tasks, nested, targets
         What is predicted, by which folds, from which labels.
+    settings : Stage1Settings
+    expert : ExpertSettings
+    seed : int
+    """
+
+    tasks: list[Task]
+    nested: Nested
+    targets: Targets
+    settings: Stage1Settings
+    expert: ExpertSettings
+    seed: int
+
+    @property
+    def balance(self) -> bool:
+        """Whether classes count alike."""
+        return self.settings.class_weights == "balanced"
+
+    def median_epochs(self, epochs: list[int]) -> int:
+        """How long a final model trains, by the best epochs of the inner ones."""
+        return round(float(np.median(epochs)))
+
+
+def adapt_heads(
+    setup: Setup,
+    choices: list[HeadChoice],
+    feed: Feed,
+    session: Session,
+    device: torch.device,
+) -> Outcome:
+    """Train heads on the features of a frozen backbone: every task, scope, inner fold and choice.
+
+    Parameters
+    ----------
+    setup : Setup
+        ``settings.heads`` says which kinds are tried.
+    choices : list of HeadChoice
+        The feed-forward heads that are tried.
     feed : Feed
         Features; all of them are kept in memory.
-    settings : Stage1Settings
-        ``heads`` says which kinds are tried.
-    final_rule : {"refit", "average"}
-    seed : int
     session : Session
     device : torch.device
     """
+    tasks, nested, targets = setup.tasks, setup.nested, setup.targets
     features_ND = cast(Tensor, feed.hold(at_any_size=True))
+    kinds = {f"ffn-{n}" if n else "ffn": choice for n, choice in enumerate(choices)}
+    if "ffn" not in setup.settings.heads:
+        kinds = {}
+    lora_rank = setup.expert.lora_rank if setup.expert.adaptation == "head_lora" else None
 
-    def ffn_unit(fit: Fit, task: Task, epochs: int | None) -> Unit:
+    def ffn(kind: str, fit: Fit, task: Task, epochs: int | None) -> Unit:
         return build_unit(
-            fit, [task], targets, nested, seed, features_ND=features_ND, epochs=epochs
+            fit, [task], targets, nested, setup.seed, kinds[kind],
+            number=list(kinds).index(kind), lora_rank=lora_rank, balance=setup.balance,
+            features_ND=features_ND, epochs=epochs,
+        )  # fmt: skip
+
+    def train(what: str, units: list[Unit]) -> None:
+        session.train(what, units, device, feed=feed, targets=targets, settings=setup.settings)
+
+    def ridge(fit: Fit, task: Task) -> Model:
+        rows = nested.learns_from(fit) & known(targets[task.name])
+        head = fit_ridge(
+            features_ND[torch.from_numpy(rows)],
+            torch.from_numpy(targets[task.name][rows]),
+            torch.from_numpy(nested.stopping_N[rows]),
+            task,
+            setup.balance,
         )
+        return Model(head.eval())
 
-    def train(phase: int, units: list[Unit]) -> None:
-        session.fit(phase, units, feed=feed, targets=targets, settings=settings, device=device)
+    def model_of(unit: Unit) -> Model:
+        [head] = unit.model.heads.values()
+        if lora_rank is not None:
+            merge_lora(head)
+        return Model(cast(Any, head).eval())
 
-    models: dict[tuple[str, str, Fit], Model] = {}
-    if "ffn" in settings.heads:
-        keyed = {
-            (task.name, fit): ffn_unit(fit, task, None)
-            for task in tasks
-            for scope in nested.scopes
-            for fit in nested.fits(scope)
-        }
-        if not session.inner:
-            train(0, list(keyed.values()))
-            session.inner = {
-                unit.key: {"state": unit.best_state, "epoch": unit.best_epoch}
-                for unit in keyed.values()
-            }
-        for unit in keyed.values():
-            unit.model.load_state_dict(session.inner[unit.key]["state"])
-            unit.best_epoch = session.inner[unit.key]["epoch"]
-        if final_rule == "refit":
-            for task in tasks:
-                for scope in nested.scopes:
-                    epochs = [keyed[task.name, fit].best_epoch for fit in nested.fits(scope)]
-                    final = Fit(scope, None)
-                    keyed[task.name, final] = ffn_unit(final, task, round(float(np.median(epochs))))
-            train(1, [unit for (_, fit), unit in keyed.items() if fit.inner is None])
-        for (name, fit), unit in keyed.items():
-            models["ffn", name, fit] = Model(unit.model.head(name).eval())
-    if "ridge" in settings.heads:
-        finals = [None] if final_rule == "refit" else []
-        for task in tasks:
-            for scope in nested.scopes:
-                for fit in [*nested.fits(scope), *(Fit(scope, inner) for inner in finals)]:
-                    rows = nested.learns_from(fit) & known(targets[task.name])
-                    head = fit_ridge(
-                        features_ND[torch.from_numpy(rows)],
-                        torch.from_numpy(targets[task.name][rows]),
-                        torch.from_numpy(nested.stopping_N[rows]),
-                        task,
-                    )
-                    models["ridge", task.name, fit] = Model(head.eval())
+    fits = [fit for scope in nested.scopes for fit in nested.fits(scope)]
+    units = {
+        (kind, task.name, fit): ffn(kind, fit, task, None)
+        for kind in kinds
+        for task in tasks
+        for fit in fits
+    }
+    train("inner models", list(units.values()))
+    models = {key: model_of(unit) for key, unit in units.items()}
+    if "ridge" in setup.settings.heads:
+        models |= {("ridge", task.name, fit): ridge(fit, task) for task in tasks for fit in fits}
 
-    def answers_of(expert: AdaptedExpert) -> np.ndarray:
-        return expert.answer(features_ND).numpy()
+    def answers_of(model: Model) -> np.ndarray:
+        return AdaptedExpert([model], "").answer(features_ND).numpy()
 
-    return _choose(tasks, nested, targets, settings.heads, models, final_rule, answers_of)
+    chosen = choose_heads(setup, models, answers_of)
+    if setup.expert.final_rule == "refit":
+        finals: dict[tuple[str, str, Fit], Unit] = {}
+        for (name, scope), choice in chosen.items():
+            task, final = next(t for t in tasks if t.name == name), Fit(scope, None)
+            if choice.kind == "ridge":
+                models["ridge", name, final] = ridge(final, task)
+            else:
+                best = [units[choice.kind, name, fit].best_epoch for fit in nested.fits(scope)]
+                epochs = setup.median_epochs(best)
+                finals[choice.kind, name, final] = ffn(choice.kind, final, task, epochs)
+        train("final models", list(finals.values()))
+        models |= {key: model_of(unit) for key, unit in finals.items()}
+    facts = {kind: choice.model_dump() for kind, choice in kinds.items()}
+    return outcome_of(setup, models, chosen, answers_of, facts)
 
 
 def train_backbones(
-    tasks: list[Task],
-    nested: Nested,
-    targets: Targets,
+    setup: Setup,
+    make_backbone: Callable[[], Expert],
     feed: Feed,
-    settings: Stage1Settings,
-    expert: tuple[str, ExpertSettings],
-    seed: int,
     session: Session,
     device: torch.device,
     bf16: bool,
@@ -180,119 +241,174 @@ def train_backbones(
 
     Parameters
     ----------
+    setup : Setup
+    make_backbone : callable
+        Gives the backbone that training starts from, afresh at every call.
     feed : Feed
         Prepared signals.
-    expert : (str, ExpertSettings)
-        Name and settings; ``weights`` is where training starts, None is from scratch.
+    session : Session
+    device : torch.device
     bf16 : bool
         Train in bfloat16.
-
-    Other parameters are as for `adapt_heads`.
     """
-    name, chosen = expert
+    tasks, nested, targets = setup.tasks, setup.nested, setup.targets
 
     def unit_of(fit: Fit, epochs: int | None = None) -> Unit:
         return build_unit(
-            fit, tasks, targets, nested, seed, epochs=epochs,
-            make_backbone=lambda: experts.load(name, weights=chosen.weights, **chosen.options),
+            fit, tasks, targets, nested, setup.seed, papers_head(setup.settings),
+            balance=setup.balance, epochs=epochs, make_backbone=make_backbone,
         )  # fmt: skip
 
-    units = {fit: unit_of(fit) for scope in nested.scopes for fit in nested.fits(scope)}
     arguments: dict[str, Any] = {
-        "feed": feed, "targets": targets, "settings": settings, "device": device, "bf16": bf16,
+        "feed": feed, "targets": targets, "settings": setup.settings, "bf16": bf16,
     }  # fmt: skip
-    if not session.inner:
-        session.fit(0, list(units.values()), **arguments)
-        session.inner = {
-            u.key: {"state": u.best_state, "epoch": u.best_epoch} for u in units.values()
-        }
-    for unit in units.values():
-        unit.model.load_state_dict(session.inner[unit.key]["state"])
-        unit.best_epoch = session.inner[unit.key]["epoch"]
-    if chosen.final_rule == "refit":
+    units = {fit: unit_of(fit) for scope in nested.scopes for fit in nested.fits(scope)}
+    session.train("inner models", list(units.values()), device, **arguments)
+    if setup.expert.final_rule == "refit":
+        finals = {}
         for scope in nested.scopes:
-            epochs = round(float(np.median([units[fit].best_epoch for fit in nested.fits(scope)])))
-            units[Fit(scope, None)] = unit_of(Fit(scope, None), epochs)
-        session.fit(1, [u for fit, u in units.items() if fit.inner is None], **arguments)
+            epochs = [units[fit].best_epoch for fit in nested.fits(scope)]
+            final = Fit(scope, None)
+            finals[final] = unit_of(final, setup.median_epochs(epochs))
+        session.train("final models", list(finals.values()), device, **arguments)
+        units |= finals
     models = {
         ("ffn", task.name, fit): Model(unit.model.head(task.name).eval(), unit.model.backbone)
         for fit, unit in units.items()
         for task in tasks
     }
-    for unit in units.values():
-        unit.model.to(device).eval()
+    table = _answers_of_all(tasks, list(units.items()), feed, device)
 
-    @torch.no_grad()
-    def answers_of_all() -> dict[int, np.ndarray]:
-        """Every head's answers for every record, from one pass over the signals."""
-        answers = {
-            id(model): torch.zeros(feed.n, task.width)
-            for task in tasks
-            for (_, named, _), model in models.items()
-            if named == task.name
-        }
+    def answers_of(model: Model) -> np.ndarray:
+        return table[id(model.head)]
+
+    chosen = choose_heads(setup, models, answers_of)
+    return outcome_of(setup, models, chosen, answers_of, {})
+
+
+@torch.no_grad()
+def _answers_of_all(
+    tasks: list[Task], units: list[tuple[Fit, Unit]], feed: Feed, device: torch.device
+) -> dict[int, np.ndarray]:
+    """Every head's answers for every record, by the head's identity.
+
+    The signals are passed over as often as it takes to have only some models on the device.
+    """
+    answers: dict[int, Tensor] = {}
+    at_once = _at_once([unit for _, unit in units], device)
+    for start in range(0, len(units), at_once):
+        group = [unit for _, unit in units[start : start + at_once]]
+        for unit in group:
+            unit.model.to(device).eval()
+            for task in tasks:
+                answers[id(unit.model.head(task.name))] = torch.zeros(feed.n, task.width)
         for rows, inputs in feed.sweep(SWEEP_BATCH):
             on_device = inputs.to(device)
-            for fit, unit in units.items():
-                for task_name, out_BC in unit.model(on_device).items():
-                    head = unit.model.head(task_name)
-                    answers[id(models["ffn", task_name, fit])][torch.from_numpy(rows)] = (
-                        head.answer(out_BC).cpu()
-                    )
-        for tensor in answers.values():
-            if dist.get_world_size() > 1:  # each record was another worker's, or nobody else's
-                shared = tensor.to(device)
-                dist.all_reduce(shared)
-                tensor.copy_(shared.cpu())
-        return {key: tensor.numpy() for key, tensor in answers.items()}
-
-    table = answers_of_all()
-
-    def answers_of(expert: AdaptedExpert) -> np.ndarray:
-        mean: np.ndarray = np.mean([table[id(model)] for model in expert.models], axis=0)
-        return mean
-
-    return _choose(tasks, nested, targets, ["ffn"], models, chosen.final_rule, answers_of)
+            for unit in group if len(rows) else []:
+                for name, out_BC in unit.model(on_device).items():
+                    head = unit.model.head(name)
+                    answers[id(head)][torch.from_numpy(rows)] = head.answer(out_BC).cpu()
+        for unit in group:
+            unit.model.to("cpu")
+    for tensor in answers.values():
+        if dist.get_world_size() > 1:  # each record was another worker's, or nobody else's
+            shared = tensor.to(device)
+            dist.all_reduce(shared)
+            tensor.copy_(shared.cpu())
+    return {key: tensor.numpy() for key, tensor in answers.items()}
 
 
-def _choose(
-    tasks: list[Task],
-    nested: Nested,
-    targets: Targets,
-    kinds: list[Any],
+@dataclass(frozen=True)
+class Chosen:
+    """The head that is taken for one task in one scope.
+
+    Attributes
+    ----------
+    kind : str
+        ``ridge``, ``ffn``, or ``ffn-<n>`` for the n-th drawn one.
+    losses : dict of str to float
+        Out-of-fold losses on the scope's training groups, by kind.
+    output_NC : float32 array, shape (N, C)
+        The chosen kind's out-of-fold outputs; 0 for the scope's test records.
+    """
+
+    kind: str
+    losses: dict[str, float]
+    output_NC: np.ndarray
+
+
+def choose_heads(
+    setup: Setup,
     models: dict[tuple[str, str, Fit], Model],
-    final_rule: str,
-    answers_of: Callable[[AdaptedExpert], np.ndarray],
-) -> Outcome:
-    """Per task and scope, take the head with the least out-of-fold loss on training groups."""
-    outcome = Outcome({}, {})
-    for task in tasks:
-        outcome.outputs[task.name] = np.zeros(
-            (len(nested.scopes), len(nested.outer_N), task.width), dtype=np.float32
-        )
-        for number, scope in enumerate(nested.scopes):
-            training, test = nested.training(scope), nested.test(scope)
-            candidates = {}
+    answers_of: Callable[[Model], np.ndarray],
+) -> dict[tuple[str, str], Chosen]:
+    """Per task and scope, take the head with the least out-of-fold loss on training groups.
+
+    Parameters
+    ----------
+    setup : Setup
+    models : dict
+        Inner models, by kind, name of the task, and fit.
+    answers_of : callable
+        Gives a model's answers for all records.
+
+    Returns
+    -------
+    dict
+        By name of the task, and scope.
+    """
+    nested = setup.nested
+    kinds = list(dict.fromkeys(kind for kind, _, _ in models))
+    chosen = {}
+    for task in setup.tasks:
+        target_N = setup.targets[task.name]
+        for scope in nested.scopes:
+            training = nested.training(scope)
+            outputs, losses = {}, {}
             for kind in kinds:
-                output_NC = outcome.outputs[task.name][number].copy()
-                inner = [models[kind, task.name, fit] for fit in nested.fits(scope)]
-                for fit, model in zip(nested.fits(scope), inner, strict=True):
+                output_NC = np.zeros((len(nested.outer_N), task.width), dtype=np.float32)
+                for fit in nested.fits(scope):
                     held_out = nested.held_out(fit)
-                    output_NC[held_out] = answers_of(AdaptedExpert([model], kind))[held_out]
-                loss = task.loss(targets[task.name][training], output_NC[training])
-                candidates[kind] = (loss, output_NC, inner)
-            kind = min(candidates, key=lambda k: candidates[k][0])
-            _, output_NC, inner = candidates[kind]
-            final = (
-                inner if final_rule == "average" else [models[kind, task.name, Fit(scope, None)]]
-            )
-            adapted = AdaptedExpert(final, kind)
+                    output_NC[held_out] = answers_of(models[kind, task.name, fit])[held_out]
+                losses[kind] = _loss(task, target_N[training], output_NC[training], setup.balance)
+                outputs[kind] = output_NC
+            kind = min(losses, key=lambda k: losses[k])
+            chosen[task.name, scope] = Chosen(kind, losses, outputs[kind])
+    return chosen
+
+
+def _loss(task: Task, truth: np.ndarray, output: np.ndarray, balance: bool) -> float:
+    """The loss by which heads are compared; with ``balance``, the mean of the classes' own."""
+    if not balance or task.kind != "classification":
+        return task.loss(truth, output)
+    classes = np.unique(truth[known(truth)])
+    return float(np.mean([task.loss(truth[truth == c], output[truth == c]) for c in classes]))
+
+
+def outcome_of(
+    setup: Setup,
+    models: dict[tuple[str, str, Fit], Model],
+    chosen: dict[tuple[str, str], Chosen],
+    answers_of: Callable[[Model], np.ndarray],
+    facts: dict[str, Any],
+) -> Outcome:
+    """Put the chosen heads' models and outputs together; ``facts`` say what each kind is."""
+    nested, outcome = setup.nested, Outcome({}, {})
+    for task in setup.tasks:
+        outputs = []
+        for scope in nested.scopes:
+            choice, test = chosen[task.name, scope], nested.test(scope)
+            average = setup.expert.final_rule == "average"
+            fits = nested.fits(scope) if average else [Fit(scope, None)]
+            final = [models[choice.kind, task.name, fit] for fit in fits]
+            output_NC = choice.output_NC
             if scope != ALL:
-                output_NC[test] = answers_of(adapted)[test]
-            outcome.outputs[task.name][number] = output_NC
-            outcome.adapted[f"{task.name}/{scope}"] = adapted
-            outcome.choices[f"{task.name}/{scope}"] = {
-                "head": kind,
-                "losses": {k: loss for k, (loss, _, _) in candidates.items()},
-            }
+                output_NC[test] = np.mean([answers_of(model) for model in final], axis=0)[test]
+            outputs.append(output_NC)
+            key = f"{task.name}/{scope}"
+            outcome.adapted[key] = AdaptedExpert(final, choice.kind.partition("-")[0])
+            outcome.choices[key] = {"head": choice.kind, "losses": choice.losses}
+            if choice.kind in facts:
+                outcome.choices[key]["settings"] = facts[choice.kind]
+        outcome.outputs[task.name] = np.stack(outputs)
     return outcome

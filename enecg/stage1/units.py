@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from enecg.experts.contract import Expert
 from enecg.nested import Fit, Nested
-from enecg.stage1.heads import FFN_HIDDEN, Head
+from enecg.stage1.head_space import HeadChoice
+from enecg.stage1.heads import Head
 from enecg.tasks import Task, known
 
 
@@ -37,10 +38,13 @@ class UnitModel(nn.Module):
         """Return one task's head."""
         return cast(Head, self.heads[task])
 
-    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Return what each task's head gives, shape (B, C) each."""
+    def forward(
+        self, inputs: Tensor, keep: Mapping[str, Sequence[Tensor]] | None = None
+    ) -> dict[str, Tensor]:
+        """Return what each task's head gives, shape (B, C) each; ``keep`` is their dropout."""
         f_BD = inputs if self.backbone is None else self.backbone.embed(inputs)
-        return {name: head(f_BD) for name, head in self.heads.items()}
+        masks = keep or {}
+        return {name: head(f_BD, masks.get(name, ())) for name, head in self.heads.items()}
 
 
 @dataclass
@@ -54,6 +58,8 @@ class Unit:
     fit : Fit
         Whose groups it may learn from.
     model : UnitModel
+    choice : HeadChoice
+        Its heads, and how it learns.
     learns : dict of str to bool array, shape (N,)
         Per task, the records whose loss is minimised.
     validates : dict of str to bool array, shape (N,)
@@ -61,12 +67,14 @@ class Unit:
     epochs : int or None
         Train for so many epochs, without validation.
     best_loss, best_epoch, best_state, finished
-        The best epoch so far (1 is the first), its tensors, and whether patience has run out.
+        The best epoch so far (1 is the first), its trained tensors, and whether patience has run
+        out.
     """
 
     key: str
     fit: Fit
     model: UnitModel
+    choice: HeadChoice
     learns: dict[str, np.ndarray]
     validates: dict[str, np.ndarray]
     epochs: int | None = None
@@ -84,6 +92,34 @@ class Unit:
         if self.finished or not masks:
             return np.zeros(len(rows), dtype=bool)
         return np.logical_or.reduce([mask[rows] for mask in masks.values()])
+
+    def seed(self, *when: int) -> int:
+        """Return a number that depends on the unit's name and a moment of its training alone."""
+        digest = hashlib.sha256(f"{self.key}/{when}".encode()).digest()
+        return int.from_bytes(digest[:7], "little")
+
+    def dropout(self, batch: int, positions: Tensor, *when: int) -> dict[str, list[Tensor]]:
+        """Draw what the hidden layers' outputs are multiplied by, for some records of a batch.
+
+        Parameters
+        ----------
+        batch : int
+            Records in the global batch.
+        positions : Tensor of int
+            Places in it of the records that are passed through the model.
+        *when : int
+            The moment: epoch and step.
+        """
+        rate, random = self.choice.dropout, torch.Generator().manual_seed(self.seed(*when))
+        if rate == 0:
+            return {}
+        return {
+            name: [
+                (torch.rand(batch, width, generator=random) >= rate)[positions] / (1 - rate)
+                for width in self.choice.hidden
+            ]
+            for name in self.model.heads
+        }
 
     def observe(self, epoch: int, loss: float | None, patience: int) -> bool:
         """Take note of an epoch's validation loss; return whether its tensors are to be kept."""
@@ -109,7 +145,11 @@ def build_unit(
     targets: dict[str, np.ndarray],
     nested: Nested,
     seed: int,
+    choice: HeadChoice,
     *,
+    number: int = 0,
+    lora_rank: int | None = None,
+    balance: bool = False,
     features_ND: Tensor | None = None,
     make_backbone: Callable[[], Expert] | None = None,
     epochs: int | None = None,
@@ -122,12 +162,20 @@ def build_unit(
         Whose training groups are meant.
     tasks : list of Task
         One head each.
-    targets : dict of str to float array, shape (N,)
+    targets : dict of str to float array, shape (N,) or (N, C)
         NaN where missing.
     nested : Nested
         Says which records the fit learns from, and by which of them it stops (unless ``epochs``
         is given).
     seed : int
+    choice : HeadChoice
+        What the heads are.
+    number : int
+        Tells units apart that differ in ``choice`` alone.
+    lora_rank : int, optional
+        Train the heads' hidden layers by LoRA of this rank.
+    balance : bool
+        Let every class count alike.
     features_ND : Tensor, optional
         Features of all records, where the backbone is frozen.
     make_backbone : callable, optional
@@ -135,7 +183,7 @@ def build_unit(
     epochs : int, optional
         A fixed number of epochs.
     """
-    key = "-".join([fit.key, *(task.name for task in tasks)])
+    key = "-".join([fit.key, *(task.name for task in tasks), *([str(number)] if number else [])])
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     labelled = {t.name: nested.learns_from(fit) & known(targets[t.name]) for t in tasks}
     stops = np.zeros_like(nested.stops_by(fit)) if epochs is not None else nested.stops_by(fit)
@@ -145,17 +193,22 @@ def build_unit(
         backbone = make_backbone() if make_backbone else None
         width = backbone.spec.width if backbone is not None else _width(features_ND)
         heads = {
-            task.name: Head(width, task, FFN_HIDDEN, trained_backbone=backbone is not None)
+            task.name: Head(width, task, choice.hidden, trained_backbone=backbone is not None)
             for task in tasks
         }
+        if lora_rank is not None:
+            for head in heads.values():
+                head.add_lora(lora_rank)
     learns = {name: mask & ~stops for name, mask in labelled.items()}
     for name, head in heads.items():
         rows = np.flatnonzero(learns[name])
         head.scale_targets(torch.from_numpy(targets[name][rows]).float())
+        if balance and len(rows):
+            head.weigh_classes(torch.from_numpy(targets[name][rows]).float())
         if features_ND is not None and len(rows):
             head.scale_features(features_ND[torch.from_numpy(rows)])
     validates = {} if epochs is not None else {n: m & stops for n, m in labelled.items()}
-    return Unit(key, fit, UnitModel(heads, backbone), learns, validates, epochs)
+    return Unit(key, fit, UnitModel(heads, backbone), choice, learns, validates, epochs)
 
 
 def _width(features_ND: Tensor | None) -> int:

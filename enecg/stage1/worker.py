@@ -18,18 +18,22 @@ from ray.train import Checkpoint
 
 from enecg import experts
 from enecg.cluster import peak_memory_mb
-from enecg.config import parse_config
+from enecg.config import ExpertSettings, Stage1Settings, parse_config
 from enecg.errors import JobFailed, one_line
 from enecg.experiment import Experiment, open_experiment
+from enecg.experts.contract import Expert
 from enecg.files import read_json, write_json
 from enecg.records.store import decode
 from enecg.signals import LEADS, N_SAMPLES
-from enecg.stage1.adapted import save_adapted, save_outputs
+from enecg.stage1.adapted import backbone_with_lora, save_adapted, save_outputs
+from enecg.stage1.augment import augment
+from enecg.stage1.checkpoints import newest_whole, seal
 from enecg.stage1.feeding import WINDOW, Feed, Rows
 from enecg.stage1.fitting import Progress
-from enecg.stage1.train import Outcome, Session, adapt_heads, train_backbones
+from enecg.stage1.head_space import HeadChoice
+from enecg.stage1.train import Outcome, Session, Setup, adapt_heads, train_backbones
 
-PHASES = ("inner models", "final models")
+MICRO_BATCH, FAILED = "micro_batch.json", "failed.json"
 
 
 def train_expert(loop: dict[str, Any]) -> None:
@@ -38,60 +42,146 @@ def train_expert(loop: dict[str, Any]) -> None:
     Parameters
     ----------
     loop : dict
-        ``config`` (the experiment's settings), ``expert`` (its name there), ``board`` (an actor
-        that shows progress).
+        ``config`` (the experiment's settings), ``expert`` (its name there), ``heads`` (the
+        feed-forward heads to try), ``folder`` (the expert's, that all workers see), ``board`` (an
+        actor that shows progress).
     """
     config = parse_config(loop["config"])
     name: str = loop["expert"]
-    settings = config.experts[name]
+    settings, folder = config.experts[name], Path(loop["folder"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(1)  # a worker has one CPU; and more threads would change the last bits
     device = ray.train.torch.get_device()
-    experiment = open_experiment(config)
-    shard = ray.train.get_dataset_shard("inputs")
-    key = "physical_sha256" if settings.frozen else "record_id"
-    backbone = experts.load(name, weights=settings.weights, **settings.options).to(device)
-
-    @torch.no_grad()
-    def prepare(x_BLT: np.ndarray) -> torch.Tensor:
-        return backbone.prepare(torch.from_numpy(x_BLT).to(device)).cpu()
-
-    feed = Feed(
-        lambda: _windows(shard, key, experiment),
-        torch.from_numpy if settings.frozen else prepare,
-        len(experiment.nested.outer_N),
-        4 * backbone.spec.width if settings.frozen else _bytes_prepared(prepare),
-        config.seed,
-        rank,
-        world,
-    )
     if _hand_in_again(rank):
         return
+    if (folder / FAILED).exists():  # what one worker found, no restart will mend
+        _hand_in(_folder_with(FAILED, read_json(folder / FAILED)), rank)
+        return
+    stage1 = config.stage1
+    if (folder / MICRO_BATCH).exists():
+        stage1 = stage1.model_copy(update=read_json(folder / MICRO_BATCH))
+    experiment = open_experiment(config)
+    setup = Setup(
+        experiment.tasks, experiment.nested, experiment.targets, stage1, settings, config.seed
+    )
     session = _session(name, rank, loop["board"], config.stage1.checkpoint_seconds)
-    arguments = (experiment.tasks, experiment.nested, experiment.targets, feed, config.stage1)
-    folder = Path(tempfile.mkdtemp(prefix="enecg-outcome-"))
+    resumed = session.resume_from
     try:
+        feed = _feed(experiment, name, stage1, device, rank, world)
         if settings.frozen:
-            outcome = adapt_heads(*arguments, settings.final_rule, config.seed, session, device)
+            heads = [HeadChoice.model_validate(choice) for choice in loop["heads"]]
+            outcome = adapt_heads(setup, heads, feed, session, device)
         else:
-            wants_bf16 = config.stage1.precision == "bf16"
-            bf16 = wants_bf16 or (config.stage1.precision == "auto" and device.type == "cuda")
             outcome = train_backbones(
-                *arguments, (name, settings), config.seed, session, device, bf16
+                setup,
+                lambda: starting_backbone(name, settings),
+                feed,
+                session,
+                device,
+                _in_bf16(stage1, device),
             )
+        left = Path(tempfile.mkdtemp(prefix="enecg-outcome-"))
         if rank == 0:
-            write_outcome(folder, outcome)
+            write_outcome(left, outcome)
     except JobFailed as failure:  # every worker fails alike; trying again would change nothing
-        write_json(folder / "failed.json", {"why": one_line(failure)})
-    if session.resume_from is not None:
-        shutil.rmtree(session.resume_from)
+        left = _folder_with(FAILED, {"why": one_line(failure)})
+    except torch.OutOfMemoryError:
+        _halve_micro_batch(folder, name, stage1, world, loop["board"])
+        raise
+    if resumed is not None:
+        shutil.rmtree(resumed, ignore_errors=True)
     peak = torch.tensor([peak_memory_mb()])
     if world > 1:
         peak = peak.to(device)
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
-    write_json(folder / "memory.json", {"peak_memory_mb": float(peak)})
-    _hand_in(folder, rank)
+    write_json(left / "memory.json", {"peak_memory_mb": float(peak)})
+    _hand_in(left, rank)
+
+
+def _feed(
+    experiment: Experiment,
+    name: str,
+    stage1: Stage1Settings,
+    device: torch.device,
+    rank: int,
+    world: int,
+) -> Feed:
+    """This worker's batches: features, or signals for a backbone that is trained."""
+    config = experiment.config
+    settings, n = config.experts[name], len(experiment.nested.outer_N)
+    shard = ray.train.get_dataset_shard("inputs")
+    key = "physical_sha256" if settings.frozen else "record_id"
+    backbone = experts.load(name, weights=settings.weights, **settings.options)
+    record_ids = experiment.store.index["record_id"].to_numpy(dtype=object)
+    ready = settings.frozen or backbone.prepares_on == "cpu"  # when it comes from Ray Data
+    if not ready:
+        backbone = backbone.to(device)
+
+    @torch.no_grad()
+    def prepare(inputs: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(inputs)
+        return tensor if ready else backbone.prepare(tensor.to(device)).cpu()
+
+    def changed(x_BLT: np.ndarray, rows: Rows, epoch: int) -> np.ndarray:
+        return augment(x_BLT, record_ids[rows], stage1.augment, config.seed, epoch)
+
+    augmented = bool(stage1.augment) and not ready
+    if settings.frozen:
+        each = 4 * backbone.spec.width
+    else:
+        each = 4 * len(LEADS) * N_SAMPLES if augmented else _bytes_prepared(backbone)
+    return Feed(
+        lambda: _windows(shard, key, experiment),
+        prepare,
+        n,
+        each,
+        config.seed,
+        rank,
+        world,
+        augment=changed if augmented else None,
+    )
+
+
+def _in_bf16(stage1: Stage1Settings, device: torch.device) -> bool:
+    """Whether a trained backbone computes in bfloat16."""
+    if stage1.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return stage1.precision == "bf16"
+
+
+def starting_backbone(name: str, settings: ExpertSettings) -> Expert:
+    """Return the backbone that training starts from."""
+    if settings.adaptation == "lora":
+        return backbone_with_lora(name, settings)
+    return experts.load(name, weights=settings.weights, **settings.options)
+
+
+def _halve_micro_batch(
+    folder: Path, name: str, stage1: Stage1Settings, world: int, board: Any
+) -> None:
+    """After running out of device memory: the next start has half the micro-batch, once."""
+    share = -(-stage1.batch_size // world)
+    size = share if stage1.micro_batch == "auto" else min(share, stage1.micro_batch)
+    if (folder / MICRO_BATCH).exists() or size == 1:
+        why = (
+            f"out of device memory, even {size} records at a time; more workers, "
+            "stage1.activation_checkpointing = blocks, or a higher stage1.zero_stage need less"
+        )
+        write_json(folder / FAILED, {"why": why})
+        return
+    write_json(folder / MICRO_BATCH, {"micro_batch": -(-size // 2)})
+    board.tell.remote(
+        f"{name}: out of device memory; starts again with {-(-size // 2)} records at a time, "
+        "their gradients added up"
+    )
+
+
+def _device_memory_mb() -> float:
+    """Peak memory of this worker's GPU, or of the process where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
+    return peak_memory_mb()
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -125,13 +215,33 @@ def _hand_in_again(rank: int) -> bool:
     return True
 
 
-def _bytes_prepared(prepare: Callable[[np.ndarray], torch.Tensor]) -> int:
+@torch.no_grad()
+def _bytes_prepared(backbone: Expert) -> int:
     """Size of one prepared record."""
-    one = prepare(np.zeros((1, len(LEADS), N_SAMPLES), dtype=np.float32))
+    here = next((value.device for value in backbone.parameters()), None)
+    one = backbone.prepare(torch.zeros(1, len(LEADS), N_SAMPLES, device=here))
     return one.element_size() * one.numel()
 
 
-def _windows(shard: Any, key: str, experiment: Experiment) -> Iterator[tuple[Rows, np.ndarray]]:
+def _folder_with(name: str, value: Any) -> Path:
+    """A new folder that holds one JSON file."""
+    folder = Path(tempfile.mkdtemp(prefix="enecg-outcome-"))
+    write_json(folder / name, value)
+    return folder
+
+
+class _Signals:
+    """Stored signals of a batch; only those that are asked for get decoded."""
+
+    def __init__(self, batch: dict[str, np.ndarray], source: Rows) -> None:
+        self.batch, self.source = batch, source
+
+    def __getitem__(self, places: Any) -> np.ndarray:
+        chosen = self.source[places]
+        return decode({name: values[chosen] for name, values in self.batch.items()})
+
+
+def _windows(shard: Any, key: str, experiment: Experiment) -> Iterator[tuple[Rows, Any]]:
     """Row numbers and raw inputs from Ray Data: features, or signals in mV."""
     rows_of: dict[str, list[int]] = {}
     for row, value in enumerate(experiment.store.index[key]):
@@ -142,10 +252,13 @@ def _windows(shard: Any, key: str, experiment: Experiment) -> Iterator[tuple[Row
         found = [rows_of.pop(value, []) for value in batch[key]]
         rows = np.array([row for many in found for row in many], dtype=np.int64)
         source = np.repeat(np.arange(len(found)), [len(many) for many in found])
-        raw = batch["features"] if "features" in batch else decode(batch)
         for start in range(0, len(rows), WINDOW):
             part = slice(start, start + WINDOW)
-            yield rows[part], np.asarray(raw)[source[part]]
+            if "signal" in batch:
+                yield rows[part], _Signals(batch, source[part])
+            else:
+                column = "features" if "features" in batch else "inputs"
+                yield rows[part], np.asarray(batch[column], dtype=np.float32)[source[part]]
         waiting -= len(rows)
     if waiting:
         raise RuntimeError(
@@ -157,36 +270,45 @@ def _session(name: str, rank: int, board: Any, checkpoint_seconds: float) -> Ses
     """Take up what an interrupted run of this job reported last, and report from here on."""
     session = Session()
     if (checkpoint := ray.train.get_checkpoint()) is not None:
-        folder = Path(tempfile.mkdtemp(prefix="enecg-resume-"))
-        checkpoint.to_directory(str(folder))
-        if (folder / "phase.json").exists():
-            session.phase = read_json(folder / "phase.json")["phase"]
-            session.inner = torch.load(folder / "inner.pt", weights_only=True)
+        found = newest_whole(
+            Path(checkpoint.path).parent,
+            lambda text: board.tell.remote(f"{name}: {text}") if rank == 0 else None,
+        )
+        if found is not None:
+            folder = Path(tempfile.mkdtemp(prefix="enecg-resume-"))
+            shutil.copytree(found, folder, dirs_exist_ok=True)
+            session.finished = torch.load(folder / "finished.pt", weights_only=True)
             session.resume_from = folder
     last = time.monotonic()
 
     def report(
-        phase: int, inner: dict[str, Any], progress: Progress, save: Callable[[Path], None]
+        what: str, finished: dict[str, Any], progress: Progress, save: Callable[[Path], None]
     ) -> None:
         nonlocal last
         due = torch.tensor([float(time.monotonic() - last >= checkpoint_seconds)])
         due = due.to(ray.train.torch.get_device())
         dist.broadcast(due, src=0)  # checkpoints are collective: the first worker's clock decides
-        metrics: dict[str, float] = {"phase": phase, "epoch": progress.epoch}
+        metrics: dict[str, float] = {"epoch": progress.epoch}
         if progress.loss is not None:
             metrics["validation_loss"] = progress.loss
         if rank == 0:
-            loss = f", validation loss {progress.loss:.4f}" if progress.loss is not None else ""
-            text = f"{PHASES[phase]}, epoch {progress.epoch} of at most {progress.epochs}{loss}"
-            board.post.remote(name, text)
+            board.post.remote(
+                name,
+                state=what,
+                epoch=progress.epoch,
+                epochs=progress.epochs,
+                rate=progress.rate,
+                loss=progress.loss,
+                memory_mb=_device_memory_mb(),
+            )
         if not due.item():
             ray.train.report(metrics)
             return
         folder = Path(tempfile.mkdtemp(prefix="enecg-checkpoint-"))
         save(folder)
         if rank == 0:
-            torch.save(inner, folder / "inner.pt")
-            write_json(folder / "phase.json", {"phase": phase})
+            torch.save(finished, folder / "finished.pt")
+        seal(folder, rank, dist.get_world_size())
         ray.train.report(
             metrics,
             checkpoint=Checkpoint.from_directory(str(folder)),

@@ -1,0 +1,88 @@
+"""What a feed-forward head may be, and drawing some from a space in YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from enecg.config import Stage1Settings
+from enecg.errors import UserError, did_you_mean
+from enecg.spaces import draw
+
+
+class HeadChoice(BaseModel):
+    """One feed-forward head."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    depth: int = Field(ge=0, le=8)
+    """Hidden layers."""
+    width: int = Field(ge=1, le=8192)
+    """Their width."""
+    dropout: float = Field(ge=0, lt=1)
+    """After each of them."""
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return (self.width,) * self.depth
+
+
+def papers_head(settings: Stage1Settings) -> HeadChoice:
+    """Return the head of EnECG (arXiv 2511.22935): two hidden layers of 256."""
+    return HeadChoice(
+        depth=2,
+        width=256,
+        dropout=0.0,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def head_choices(settings: Stage1Settings, seed: int) -> list[HeadChoice]:
+    """Return the feed-forward heads to try: the paper's, and ``head_trials`` from the space.
+
+    Raises
+    ------
+    UserError
+        Missing file, unknown key or form, or a value that is not allowed.
+    """
+    choices = [papers_head(settings)]
+    if settings.head_trials == 0:
+        return choices
+    path, known = Path(settings.head_space), list(HeadChoice.model_fields)
+    where = f"stage1.head_space: {path}"
+    try:
+        space = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"stage1.head_space: no file {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"stage1.head_space: cannot read {path}: {error}") from None
+    if not isinstance(space, dict):
+        raise UserError(f"{where} must map some of {', '.join(known)} to values")
+    for key in space:
+        if key not in known:
+            raise UserError(
+                f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}; "
+                f"allowed: {', '.join(known)}"
+            )
+    for number in range(settings.head_trials):
+        random = np.random.default_rng([seed, number])
+        drawn = choices[0].model_dump()
+        for key in (key for key in known if key in space):  # in an order of their own
+            try:
+                drawn[key] = draw(space[key], random)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise UserError(f"{where}: {key}: {error}") from None
+        try:
+            choices.append(HeadChoice.model_validate(drawn))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(f"{where}: {key}: {first['msg']}, not {first['input']!r}") from None
+    return choices

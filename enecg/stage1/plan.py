@@ -1,0 +1,259 @@
+"""Which jobs there are to do, what each needs, and which can run side by side.
+
+A job holds all of its workers or none (Ray reserves them together), and one CPU of the cluster is
+never given to workers: it is what Ray Data delivers with. So no job can wait for another that
+waits for it, fractions of GPUs or not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from rich.table import Table
+
+from enecg.config import Config, ExpertSettings
+from enecg.errors import UserError
+from enecg.experiment import Experiment
+from enecg.experts.contract import Expert
+from enecg.signals import LEADS, N_SAMPLES
+from enecg.stage1.fitting import ADAM_BYTES
+from enecg.stage1.heads import FFN_HIDDEN
+
+HEADS_GPU = 0.25
+"""Share of a GPU that a worker gets by default for heads on stored features; it needs little."""
+BASE_MB = 900.0
+"""A worker's Python, torch and DeepSpeed."""
+CORE_FLOPS = 1e10
+"""What one core is reckoned to do per second in small matrix products."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one machine of the cluster offers."""
+
+    cpus: float
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one expert's training job needs.
+
+    Attributes
+    ----------
+    name, adaptation : str
+    workers : int
+        One CPU each.
+    gpus : float
+        Per worker.
+    apart : bool
+        Whether every worker needs a machine of its own.
+    to_embed : int
+        Records whose features are missing.
+    memory_mb : float
+        Of a worker, roughly.
+    seconds : float or None
+        Roughly and at most, of embedding and training; None where nothing is known yet.
+    """
+
+    name: str
+    adaptation: str
+    workers: int
+    gpus: float
+    apart: bool
+    to_embed: int
+    memory_mb: float
+    seconds: float | None
+
+
+def cluster_nodes() -> list[Node]:
+    """Return the machines that are alive."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(has.get("CPU", 0.0), int(has.get("GPU", 0))) for has in found]
+
+
+def fit_together(jobs: Sequence[Job], nodes: Sequence[Node]) -> bool:
+    """Whether some jobs can hold all of their workers at once, with one CPU left over.
+
+    A worker with a fraction of a GPU, or several whole ones, has them on one machine; a fraction
+    is of one GPU.
+    """
+    cpus = [node.cpus for node in nodes]
+    if not cpus:
+        return False
+    cpus[int(np.argmax(cpus))] -= 1  # Ray Data's
+    gpus = [[1.0] * node.gpus for node in nodes]
+    for job in sorted(jobs, key=lambda job: (job.apart, job.gpus, job.workers), reverse=True):
+        used: set[int] = set()
+        for _ in range(job.workers):
+            for number in range(len(nodes)):
+                if (job.apart and number in used) or cpus[number] < 1:
+                    continue
+                if (left := _without(gpus[number], job.gpus)) is not None:
+                    cpus[number] -= 1
+                    gpus[number] = left
+                    used.add(number)
+                    break
+            else:
+                return False
+    return True
+
+
+def _without(gpus: list[float], wanted: float) -> list[float] | None:
+    """The free shares of a machine's GPUs once a worker has its own; None if it cannot."""
+    if wanted == 0:
+        return gpus
+    left, slack = sorted(gpus), 1e-6
+    if wanted >= 1:
+        if sum(share > 1 - slack for share in left) < wanted:
+            return None
+        return left[: len(left) - math.ceil(wanted)]
+    for place, share in enumerate(left):  # the fullest GPU that has room
+        if share >= wanted - slack:
+            return [*left[:place], share - wanted, *left[place + 1 :]]
+    return None
+
+
+def startable(waiting: Sequence[Job], running: Sequence[Job], limit: int) -> list[Job]:
+    """Return those of the waiting jobs that can start now, in order, beside the running ones."""
+    if not waiting:
+        return []
+    nodes = cluster_nodes()
+    chosen: list[Job] = []
+    for job in waiting:
+        here = [*running, *chosen]
+        if len(here) < limit and fit_together([*here, job], nodes):
+            chosen.append(job)
+    return chosen
+
+
+def job_of(experiment: Experiment, name: str, expert: Expert, to_embed: int, rate: Any) -> Job:
+    """Plan one expert's job.
+
+    Parameters
+    ----------
+    expert : Expert
+        The expert called ``name``, loaded.
+    to_embed : int
+        Records that have no features yet.
+    rate : float or None
+        Records per second that were embedded the last time.
+
+    Raises
+    ------
+    UserError
+        The cluster is too small for it.
+    """
+    config = experiment.config
+    settings = config.experts[name]
+    workers, gpus = config.stage1.workers, gpus_of(config, settings)
+    passes = to_embed > 0 or not settings.frozen
+    seconds = _seconds_per_record(expert, rate) if passes else None
+    spent = _train_seconds(experiment, expert, settings, seconds)
+    if spent is not None and to_embed:
+        spent = None if seconds is None else spent + to_embed * seconds
+    memory = _memory_mb(experiment, expert, settings)
+    apart = config.stage1.placement == "strict_spread"
+    job = Job(name, settings.adaptation, workers, gpus, apart, to_embed, memory, spent)
+    if not fit_together([job], nodes := cluster_nodes()):
+        have = ", ".join(f"{node.cpus:g} CPUs and {node.gpus} GPUs" for node in nodes)
+        on = f" on {workers} machines (stage1.placement = strict_spread)" if apart else ""
+        raise UserError(
+            f"stage1.workers = {workers} needs {workers + 1} CPUs and {workers * gpus:g} GPUs{on} "
+            f"for {name}; the cluster has {have}"
+        )
+    return job
+
+
+def gpus_of(config: Config, settings: ExpertSettings) -> float:
+    """Return the GPUs that each worker of an expert takes."""
+    if config.stage1.gpus_per_worker != "auto":
+        return config.stage1.gpus_per_worker
+    if not ray.cluster_resources().get("GPU", 0):
+        return 0.0
+    return HEADS_GPU if settings.frozen else 1.0
+
+
+def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
+    """Return the plan for people to read."""
+    table = Table("expert", "adaptation", "to embed", "workers", "GPUs each", "memory each",
+                  "time, at most", "starts", title="stage 1", title_justify="left")  # fmt: skip
+    first = startable(jobs, [], limit)
+    for job in jobs:
+        table.add_row(
+            job.name,
+            job.adaptation,
+            f"{job.to_embed:,} records" if job.to_embed else "–",
+            str(job.workers),
+            f"{job.gpus:g}",
+            f"{job.memory_mb / 1000:.1f} GB",
+            "not known yet" if job.seconds is None else _duration(job.seconds),
+            "at once" if job in first else "when there is room",
+        )
+    for name in kept:
+        table.add_row(name, "", "", "", "", "", "", "done before, kept")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def _seconds_per_record(expert: Expert, rate: float | None) -> float | None:
+    """What was measured the last time; else two records on this process's device, else None."""
+    if rate is not None:
+        return 1 / rate
+    if ray.cluster_resources().get("GPU", 0) and not torch.cuda.is_available():
+        return None  # a CPU's time would say nothing of the GPUs'
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    x_BLT = torch.zeros(2, len(LEADS), N_SAMPLES, device=device)
+    with torch.no_grad():
+        started = time.monotonic()
+        expert.to(device).features(x_BLT)
+    return (time.monotonic() - started) / len(x_BLT)
+
+
+def _models(experiment: Experiment, settings: ExpertSettings) -> int:
+    """Number of models per task: inner ones, and refitted ones, of every scope."""
+    nested = experiment.nested
+    inner = len(nested.scopes) * len(nested.inner_folds)
+    return inner + (len(nested.scopes) if settings.final_rule == "refit" else 0)
+
+
+def _train_seconds(
+    experiment: Experiment, expert: Expert, settings: ExpertSettings, seconds: float | None
+) -> float | None:
+    n, stage1 = len(experiment.nested.outer_N), experiment.config.stage1
+    models, workers = _models(experiment, settings), stage1.workers
+    if not settings.frozen:  # forward and backward are about three forward passes
+        return None if seconds is None else 3 * seconds * n * models * stage1.epochs / workers
+    flops = 0.0
+    if "ffn" in stage1.heads:
+        flops += 6 * _head_parameters(expert.spec.width) * n * stage1.epochs / workers
+    if "ridge" in stage1.heads:  # one decomposition per part of the cross-validation
+        flops += 6 * 20 * min(n, expert.spec.width) ** 3
+    return 20 + flops * models * len(experiment.tasks) / CORE_FLOPS
+
+
+def _memory_mb(experiment: Experiment, expert: Expert, settings: ExpertSettings) -> float:
+    n, width = len(experiment.nested.outer_N), expert.spec.width
+    models = _models(experiment, settings)
+    if settings.frozen:
+        heads = _head_parameters(width) * models * len(experiment.tasks) * ADAM_BYTES
+        return BASE_MB + (2 * 4 * n * width + heads) / 1e6
+    backbone = sum(parameter.numel() for parameter in expert.parameters())
+    return BASE_MB + backbone * models * ADAM_BYTES / 1e6
+
+
+def _head_parameters(width: int) -> int:
+    widths = [width, *FFN_HIDDEN]
+    return sum(a * b for a, b in zip(widths, [*FFN_HIDDEN, 1], strict=True))

@@ -1,0 +1,147 @@
+"""Faults injected for real while stage 1 runs; it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from enecg import experts
+from enecg.config import parse_config
+from enecg.errors import JobFailed
+from enecg.experiment import Experiment, open_experiment
+from enecg.records import RecordStore
+from enecg.stage1.embed import BATCH, Embedder
+from enecg.stage1.jobs import expert_folder, train_experts
+from extra_experts.probe import calls_by
+from runs import settings
+
+pytestmark = pytest.mark.usefixtures("ray_cluster", "extra_experts")
+
+
+def experiment_in(folder: Path, store: RecordStore, adaptation: str, **stage1: Any) -> Experiment:
+    """An experiment with the probe expert; its hooks are in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = settings(
+        store.path,
+        folder / "run",
+        tasks=["gender"],
+        features=str(folder / "features"),
+        experts={"probe": {"adaptation": adaptation, "hooks": str(folder)}},
+        stage1={"epochs": 3, "batch_size": 32, "heads": ["ridge"], "checkpoint_seconds": 0}
+        | stage1,
+    )
+    return open_experiment(parse_config(values))
+
+
+def outputs_of(experiment: Experiment) -> bytes:
+    return (expert_folder(experiment.config, "probe") / "outputs.safetensors").read_bytes()
+
+
+def disturbed(experiment: Experiment, inject: Callable[[], bool]) -> None:
+    """Train, and call ``inject`` until it has done its work."""
+    failures: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            train_experts(experiment)
+        except BaseException as error:
+            failures.append(error)
+
+    running = threading.Thread(target=train)
+    running.start()
+    done = False
+    while running.is_alive():
+        done = done or inject()
+        time.sleep(0.05)
+    if failures:
+        raise failures[0]
+    assert done, "it ended before anything was injected"
+
+
+def workers(folder: Path) -> list[int]:
+    """Living processes other than this one that called the backbone, the last one last."""
+    called = dict.fromkeys(process for _, process in calls_by(folder) if process != os.getpid())
+    return [process for process in called if Path(f"/proc/{process}").exists()]
+
+
+def test_a_killed_train_worker_with_a_damaged_newest_checkpoint(
+    synthetic_store: RecordStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undisturbed = experiment_in(tmp_path / "undisturbed", synthetic_store, "full")
+    train_experts(undisturbed)
+    folder = tmp_path / "disturbed"
+    experiment = experiment_in(folder, synthetic_store, "full")
+    (folder / "slow").write_text("0.2")
+    train = expert_folder(experiment.config, "probe") / "train"
+
+    def inject() -> bool:
+        sealed = sorted(train.glob("checkpoint_*/manifest-0.json"))
+        if len(sealed) < 2:
+            return False
+        state = sealed[-1].parent / "finished.pt"
+        state.write_bytes(state.read_bytes()[:-1])
+        os.kill(workers(folder)[-1], signal.SIGKILL)
+        (folder / "slow").unlink()
+        return True
+
+    disturbed(experiment, inject)
+    assert outputs_of(experiment) == outputs_of(undisturbed)
+    said = capsys.readouterr().err
+    assert "passes over the damaged checkpoint" in " ".join(said.split())
+
+
+def test_a_killed_data_actor(synthetic_store: RecordStore, tmp_path: Path) -> None:
+    undisturbed = experiment_in(tmp_path / "undisturbed", synthetic_store, "head")
+    train_experts(undisturbed)
+    folder = tmp_path / "disturbed"
+    experiment = experiment_in(folder, synthetic_store, "head")
+    (folder / "slow").write_text("3")
+
+    def inject() -> bool:
+        if not (found := workers(folder)):
+            return False
+        os.kill(found[-1], signal.SIGKILL)
+        (folder / "slow").unlink()
+        return True
+
+    disturbed(experiment, inject)
+    assert outputs_of(experiment) == outputs_of(undisturbed)
+
+
+def test_out_of_memory_the_micro_batch_is_halved_once(
+    synthetic_store: RecordStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The device's memory is simulated: the backbone refuses more than so many records."""
+    enough = experiment_in(tmp_path / "enough", synthetic_store, "full", epochs=1)
+    (tmp_path / "enough" / "memory").write_text("16")
+    train_experts(enough)
+    assert "starts again with 16 records at a time" in " ".join(capsys.readouterr().err.split())
+    too_little = experiment_in(tmp_path / "little", synthetic_store, "full", epochs=1)
+    (tmp_path / "little" / "memory").write_text("3")
+    with pytest.raises(JobFailed, match="out of device memory, even 16 records at a time"):
+        train_experts(too_little)
+
+
+def test_an_embedder_out_of_memory_takes_half_as_many_at_a_time_once(tmp_path: Path) -> None:
+    options = {"hooks": str(tmp_path)}
+    embedder = Embedder(("probe", None, options), prepared=True)
+    inputs = torch.randn(BATCH, 600)
+    batch = {"record_id": list(range(BATCH)), "inputs": inputs.numpy()}
+    with torch.no_grad():
+        known = experts.load("probe").embed(inputs)
+    (tmp_path / "memory").write_text(str(BATCH // 2))
+    for _ in range(2):
+        found = embedder(batch)  # type: ignore[arg-type]
+        torch.testing.assert_close(torch.from_numpy(found["features"]), known)
+        assert set(found["at_a_time"].tolist()) == {BATCH // 2}
+    (tmp_path / "memory").write_text(str(BATCH // 4))
+    with pytest.raises(torch.OutOfMemoryError):
+        embedder(batch)  # type: ignore[arg-type]

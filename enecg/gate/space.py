@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from enecg.errors import UserError, did_you_mean
 from enecg.signals import LEADS, lead_position
+from enecg.spaces import FORMS, draw
 
 LEAD_GROUPS = {
     "limb": LEADS[:3],
@@ -148,22 +148,15 @@ def _draw(key: str, form: Any, experts: list[str], random: np.random.Generator, 
     if not isinstance(form, dict):
         form = {"choose": [form]} if key != "experts" else {"subset_of": form, "size": None}
     try:
-        if set(form) == {"choose"}:
-            value = form["choose"][int(random.integers(len(form["choose"])))]
-            return tuple(_members(value, experts, where)) if key == "experts" else value
-        if set(form) == {"uniform"}:
-            low, high = map(float, form["uniform"])
-            return float(random.uniform(low, high))
-        if set(form) == {"log_uniform"}:
-            low, high = (math.log(float(end)) for end in form["log_uniform"])
-            return float(math.exp(random.uniform(low, high)))
         if key == "experts" and set(form) == {"subset_of", "size"}:
             return _subset(form["subset_of"], form["size"], experts, random, where)
+        value = draw(form, random)
+        return tuple(_members(value, experts, where)) if key == "experts" else value
     except (TypeError, ValueError, OverflowError):
         pass
     raise UserError(
-        f"{where}: {form!r} is none of {{choose: […]}}, {{uniform: [low, high]}}, "
-        "{log_uniform: [low, high]}, {subset_of: …, size: [least, most]} (experts only)"
+        f"{where}: {form!r} is none of {FORMS}, "
+        "{subset_of: …, size: [least, most]} (experts only)"
     )
 
 

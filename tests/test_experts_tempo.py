@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wfdb
 from statsmodels.tsa.seasonal import STL
 from torch import Tensor
 
@@ -174,6 +175,13 @@ def test_prepare_is_statsmodels_stl_of_every_lead(way: str) -> None:
     assert prepared.dtype == torch.float32
     np.testing.assert_allclose(prepared.numpy(), reference(x_BLT), atol=2e-6)
     assert torch.equal(prepared[1, 3], torch.zeros(3, 336))
+
+
+def test_prepare_is_statsmodels_stl_on_a_real_recording(real_ecgs: Path) -> None:
+    header = min((real_ecgs / "ptb-xl" / "records500").rglob("*.hea"))
+    signal_TL = wfdb.rdrecord(str(header.with_suffix(""))).p_signal
+    x_BLT = torch.from_numpy(signal_TL.T[None]).float()
+    np.testing.assert_allclose(small().prepare(x_BLT).numpy(), reference(x_BLT), atol=5e-6)
 
 
 def test_statsmodels_itself_belongs_on_cpu_workers_which_need_no_tensors() -> None:

@@ -189,8 +189,9 @@ class Predictor:
                 key = _backbone_key(name, settings)
                 if key not in self._backbones:
                     # A trained backbone's weights are in the bundle; where they began is not asked.
-                    weights = settings.weights if settings.builds_on_weights else None
-                    expert = experts.load(name, weights=weights, **settings.options)
+                    expert = None if settings.builds_on_weights else adapted.models[0].backbone
+                    if expert is None:
+                        expert = experts.load(name, weights=settings.weights, **settings.options)
                     fingerprints[key] = expert.fingerprint()
                     self._backbones[key] = expert.to(device)
                 if bundle.fingerprints.get(name, fingerprints[key]) != fingerprints[key]:

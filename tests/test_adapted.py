@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from enecg import experts
+from enecg.config import ExpertSettings
 from enecg.stage1.adapted import (
     TENSORS,
     AdaptedExpert,
@@ -48,6 +50,21 @@ def test_what_is_read_answers_as_what_was_saved(
     assert answer.shape == (3, task.width)
     assert torch.isfinite(answer).all()
     assert torch.equal(read.answer(inputs), answer)
+
+
+def test_a_backbone_whose_sizes_came_from_its_weights_is_read_back(tmp_path: Path) -> None:
+    golden = os.environ.get("ENECG_GOLDEN_DIR")
+    if not golden:
+        pytest.skip("ENECG_GOLDEN_DIR is not set: no published folder to begin with")
+    folder = Path(golden).resolve() / "moment" / "model"
+    settings = ExpertSettings.model_validate({"adaptation": "full", "weights": str(folder)})
+    backbone = experts.load("moment", weights=folder)
+    head = randomised(Head(backbone.spec.width, AGE, (), trained_backbone=True), 0)
+    save_adapted(tmp_path, {"key": AdaptedExpert([Model(head, backbone)], "ffn")})
+    read = load_adapted(tmp_path, {"key": AGE}, "moment", settings)["key"].models[0].backbone
+    assert read is not None
+    assert read.spec == backbone.spec
+    assert read.fingerprint() == backbone.fingerprint()
 
 
 def test_every_tensor_is_saved(tmp_path: Path) -> None:

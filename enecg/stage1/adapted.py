@@ -79,7 +79,12 @@ def save_adapted(folder: Path, adapted: dict[str, AdaptedExpert]) -> None:
                 if backbone == f"{prefix}/backbone":
                     _put(tensors, backbone, model.backbone)
             hidden = list(model.head.hidden)
-            entries.append({"head": f"{prefix}/head", "hidden": hidden, "backbone": backbone})
+            entry: dict[str, Any] = {
+                "head": f"{prefix}/head", "hidden": hidden, "backbone": backbone,
+            }  # fmt: skip
+            if model.backbone is not None:  # sizes may have come from the weights it began with
+                entry["options"] = model.backbone.options
+            entries.append(entry)
         description[key] = {"head_kind": expert.head_kind, "models": entries}
     with replacing(folder / TENSORS) as temporary:
         save_file(tensors, temporary)
@@ -110,13 +115,13 @@ def load_adapted(
             if key.startswith(prefix + "/")
         }
 
-    def backbone_at(prefix: str | None) -> Expert | None:
+    def backbone_at(prefix: str | None, options: dict[str, Any]) -> Expert | None:
         if prefix is not None and prefix not in backbones:
             if settings.adaptation == "lora":
                 backbone = backbone_with_lora(name, settings)
                 restore(backbone, part(prefix))
             else:
-                backbone = experts.load(name, **settings.options)
+                backbone = experts.load(name, **options)
                 backbone.load_state_dict(part(prefix))
             backbones[prefix] = backbone.eval()
         return backbones[prefix] if prefix is not None else None
@@ -132,7 +137,8 @@ def load_adapted(
                 width, task, tuple(model["hidden"]), trained_backbone=model["backbone"] is not None
             )
             head.load_state_dict(state)
-            models.append(Model(head.eval(), backbone_at(model["backbone"])))
+            backbone = backbone_at(model["backbone"], model.get("options", settings.options))
+            models.append(Model(head.eval(), backbone))
         adapted[key] = AdaptedExpert(models, entry["head_kind"])
     return adapted
 

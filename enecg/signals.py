@@ -24,10 +24,22 @@ LARGEST_BASELINE = 2**24 - 2**16
 """Up to here the difference of sample and baseline is exact in float32."""
 
 
+_POSITION = {name.lower(): place for place, name in enumerate(LEADS)}
+
+
 def lead_position(name: str) -> int | None:
-    """Return a lead's place in `LEADS` by its name in any case, or None for any other signal."""
-    wanted = name.strip().lower()
-    return next((place for place, lead in enumerate(LEADS) if lead.lower() == wanted), None)
+    """Return a lead's place in `LEADS` by its name, or None for any other signal.
+
+    Any case, and with the words that some exports put in front: ``aVR``, ``AVR``, ``Lead I``,
+    ``ECG V1``, ``ECG_II``. Names that only look alike are other signals: ``MLII`` is not II.
+    """
+    spelled = name.strip(" \t,").lower()
+    place = _POSITION.get(spelled)
+    if place is None:
+        for word in ("lead", "ecg"):
+            if spelled.startswith((f"{word} ", f"{word}_")):
+                return _POSITION.get(spelled[len(word) + 1 :].strip())
+    return place
 
 
 def to_millivolts(

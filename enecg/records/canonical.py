@@ -141,7 +141,7 @@ def _alive(channel: Channel) -> bool:
     """Whether the first 10 s hold at least two different samples."""
     used = slice(0, math.ceil(DURATION_S * channel.rate_hz))
     samples = channel.digital_T[used]
-    if channel.missing_T.any():
+    if channel.has_gaps:
         samples = samples[~channel.missing_T[used]]
     # Nearly always the first few samples tell.
     return len(samples) > 0 and bool(
@@ -163,6 +163,9 @@ def _canonical_lead(
         changed.add("padded")
     if channel.rate_hz == SAMPLING_RATE_HZ and _fits(channel, needs_zero=length < N_SAMPLES):
         used = min(length, N_SAMPLES)
+        if used == N_SAMPLES and not channel.has_gaps:
+            kept_T = channel.digital_T[:used].astype(np.int16, copy=False)
+            return kept_T, channel.gain, channel.baseline, None
         # Format 16 marks missing samples as the store does; other formats have other marks.
         kept_T = np.full(N_SAMPLES, channel.baseline if used < N_SAMPLES else 0, dtype=np.int16)
         kept_T[:used] = channel.digital_T[:used]
@@ -183,11 +186,14 @@ def _canonical_lead(
 
 def _fits(channel: Channel, needs_zero: bool) -> bool:
     """Whether the samples can be stored as they are: -32768 is taken, it means missing."""
-    if channel.digital_T.dtype.kind not in "iu":
+    if channel.digital_T.dtype.kind != "i":
         return False
     samples = channel.digital_T[:N_SAMPLES]
-    if channel.missing_T.any():
+    if channel.has_gaps:
         samples = samples[~channel.missing_T[:N_SAMPLES]]
-    in_range = len(samples) == 0 or (samples.min() > MISSING and samples.max() <= LARGEST)
+    narrow = samples.dtype.itemsize <= 2
+    in_range = len(samples) == 0 or (
+        samples.min() > MISSING and (narrow or samples.max() <= LARGEST)
+    )
     zero = LARGEST if needs_zero else LARGEST_BASELINE
     return bool(in_range and abs(channel.baseline) <= zero)

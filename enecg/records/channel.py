@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ class Channel:
     baseline: int
     rate_hz: float
     n_samples: int
+
+    @cached_property
+    def has_gaps(self) -> bool:
+        """Whether any sample is missing."""
+        return bool(self.missing_T.any())
 
     def millivolts(self) -> npt.NDArray[np.float64]:
         """Return the signal in mV, shape (T,), NaN where missing."""

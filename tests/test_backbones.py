@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,59 @@ def test_blocks_that_are_checkpointed_keep_less_and_give_the_same_gradients() ->
     assert kept[1] < kept[0] / 3
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def _worker(rank: int, world: int, path: str, results: Any) -> None:
+    torch.set_num_threads(1)
+    join_process_group(rank, world, path)
+    random = np.random.default_rng(0)
+    x_NTL = random.normal(size=(60, 500, 12)).astype(np.float32)
+    problem = small_problem(60)
+    problem.targets["age"][:] = 50 + 100 * x_NTL[:, :, 0].mean(1)
+    met: list[list[int]] = []
+
+    def stream() -> Any:  # in windows, as Ray Data would; nothing is held
+        for start in range(0, 60, 25):
+            rows = np.arange(start, min(start + 25, 60))
+            yield rows, x_NTL[rows]
+
+    feed = Feed(stream, torch.from_numpy, 60, 10**9, 7, rank, world)
+    epochs = feed.epoch
+
+    def noted(epoch: int, batch_size: int) -> Any:
+        met.append([])
+        for batch, mine, inputs in epochs(epoch, batch_size):
+            met[-1] += batch.tolist()
+            yield batch, mine, inputs
+
+    feed.epoch = noted  # type: ignore[method-assign]
+    outcome = train_backbones(
+        setup(problem, "full", epochs=2, batch_size=16, zero_stage=2, micro_batch=5, clip=1.0),
+        functools.partial(experts.load, "dlinear", pred_len=2, kernel=25),
+        feed, Session(), torch.device("cpu"), bf16=False,
+    )  # fmt: skip
+    if rank == 0:
+        results.put((outcome.outputs, met))
+
+
+def test_streamed_backbones_repeat_exactly_and_other_worker_counts_meet_the_same_batches(
+    tmp_path: Path,
+) -> None:
+    found, context = [], multiprocessing.get_context("spawn")
+    for number, world in enumerate((1, 2, 2)):
+        results = context.Queue()
+        workers = [
+            context.Process(target=_worker, args=(r, world, str(tmp_path / str(number)), results))
+            for r in range(world)
+        ]
+        for worker in workers:
+            worker.start()
+        found.append(results.get(timeout=240))
+        for worker in workers:
+            worker.join(60)
+    one, two, again = found
+    for name, outputs in two[0].items():
+        np.testing.assert_array_equal(outputs, again[0][name])
+        np.testing.assert_allclose(outputs, one[0][name], rtol=1e-3, atol=1e-3)
+    assert one[1] == two[1]
+    assert all(sorted(epoch) == list(range(60)) for epoch in two[1])

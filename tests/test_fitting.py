@@ -213,10 +213,10 @@ def _worker(rank: int, world: int, path: str, results: Any) -> None:
 def test_two_and_four_workers_give_the_heads_of_one(tmp_path: Path) -> None:
     found = []
     context = multiprocessing.get_context("spawn")
-    for world in (1, 2, 4):
+    for number, world in enumerate((1, 2, 2, 4)):
         results = context.Queue()
         workers = [
-            context.Process(target=_worker, args=(r, world, str(tmp_path / f"pg{world}"), results))
+            context.Process(target=_worker, args=(r, world, str(tmp_path / f"{number}"), results))
             for r in range(world)
         ]
         for worker in workers:
@@ -224,8 +224,9 @@ def test_two_and_four_workers_give_the_heads_of_one(tmp_path: Path) -> None:
         found.append(results.get(timeout=120))
         for worker in workers:
             worker.join(60)
-    for more in found[1:]:
-        for name, value in found[0].items():
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(found[1][name], found[2][name])
+        for more in found[1:]:
             np.testing.assert_allclose(more[name], value, atol=1e-4, rtol=1e-3)
 
 

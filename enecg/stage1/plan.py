@@ -22,7 +22,9 @@ from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError
 from enecg.experiment import Experiment
 from enecg.experts.contract import Expert
+from enecg.progress import duration
 from enecg.signals import LEADS, N_SAMPLES
+from enecg.stage1.feeding import HELD_BYTES
 from enecg.stage1.fitting import ADAM_BYTES
 from enecg.stage1.heads import FFN_HIDDEN
 
@@ -194,18 +196,12 @@ def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
             str(job.workers),
             f"{job.gpus:g}",
             f"{job.memory_mb / 1000:.1f} GB",
-            "not known yet" if job.seconds is None else _duration(job.seconds),
+            "not known yet" if job.seconds is None else f"about {duration(job.seconds)}",
             "at once" if job in first else "when there is room",
         )
     for name in kept:
         table.add_row(name, "", "", "", "", "", "", "done before, kept")
     return table
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
 def _seconds_per_record(expert: Expert, rate: float | None) -> float | None:
@@ -250,8 +246,22 @@ def _memory_mb(experiment: Experiment, expert: Expert, settings: ExpertSettings)
     if settings.frozen:
         heads = _head_parameters(width) * models * len(experiment.tasks) * ADAM_BYTES
         return BASE_MB + (2 * 4 * n * width + heads) / 1e6
-    backbone = sum(parameter.numel() for parameter in expert.parameters())
-    return BASE_MB + backbone * models * ADAM_BYTES / 1e6
+    every = sum(parameter.numel() for parameter in expert.parameters())
+    learns = every if settings.adaptation == "full" else _lora_parameters(expert, settings)
+    one = ADAM_BYTES * learns + 4 * (every - learns)
+    at_once = max(one, min(models * one, HELD_BYTES))  # as many as half of the memory holds
+    inputs = min(HELD_BYTES, 4 * n * expert.spec.n_samples * len(expert.spec.leads))
+    return BASE_MB + (at_once + inputs + 4 * every) / 1e6
+
+
+def _lora_parameters(expert: Expert, settings: ExpertSettings) -> int:
+    targets = expert.spec.lora_targets
+    shapes = [
+        value.shape
+        for name, value in expert.named_parameters()
+        if value.ndim > 1 and any(name.endswith(f"{target}.weight") for target in targets)
+    ]
+    return sum(settings.lora_rank * (s[0] + math.prod(s[1:])) for s in shapes)
 
 
 def _head_parameters(width: int) -> int:

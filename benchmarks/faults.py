@@ -55,6 +55,7 @@ class Run:
     mended: float = 0.0
     said: str = ""
     before: set[int] = field(default_factory=set)
+    kept: np.ndarray | None = None
 
     def prepare(self, slow: float) -> None:
         self.folder.mkdir(parents=True)
@@ -87,7 +88,7 @@ class Run:
 
     def outputs(self) -> np.ndarray | None:
         path = self.folder / "run" / "experts" / "probe" / "outputs.safetensors"
-        return load_outputs(path)["gender"] if path.exists() else None
+        return load_outputs(path)["gender"] if path.exists() else self.kept
 
 
 def compared(found: np.ndarray | None, known: np.ndarray | None) -> str:
@@ -171,23 +172,29 @@ def out_of_memory(run: Run, cluster: Cluster) -> None:
     strike(run, lambda: bool(run.processes()), lambda: None)
 
 
-def full_disk(run: Run, cluster: Cluster) -> None:
-    """The features' folder is on a disk of 16 kB; then there is room."""
-    run.adaptation = "head"
+def _on_a_full_disk(run: Run, folder: Path, free: int) -> None:
+    """Train with a folder on a disk that has some bytes left; then with room on it."""
     run.prepare(0)
-    features = run.folder / "features"
-    features.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", features], check=True)
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
     try:
-        (features / "filler").write_bytes(bytes(12_000))
+        (folder / "filler").write_bytes(bytes(2**20 - free))
         strike(run, lambda: True, lambda: None)
         said = run.said
-        (features / "filler").unlink()
-        subprocess.run(["mount", "-o", "remount,size=64m", features], check=True)
+        subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
         run.train()
-        run.said = said
+        run.said, run.kept = said, run.outputs()
     finally:
-        subprocess.run(["umount", features], check=True)
+        subprocess.run(["umount", folder], check=True)
+
+
+def full_disk(run: Run, cluster: Cluster) -> None:
+    run.adaptation = "head"
+    _on_a_full_disk(run, run.folder / "features", 4096)
+
+
+def full_disk_of_checkpoints(run: Run, cluster: Cluster) -> None:
+    _on_a_full_disk(run, run.folder / "run", 100_000)
 
 
 def corrupt_shard(run: Run, cluster: Cluster) -> None:
@@ -216,6 +223,7 @@ FAULTS: dict[str, Callable[[Run, Cluster], None]] = {
     "raylet, kill -9; another joins 5 s later": raylet,
     "device out of memory (simulated)": out_of_memory,
     "disk full while features are written": full_disk,
+    "disk full while a checkpoint is written": full_disk_of_checkpoints,
     "corrupt shard": corrupt_shard,
     "NaN loss": nan_loss,
 }

@@ -14,9 +14,10 @@ import torch.distributed as dist
 
 from enecg.config import ExpertSettings, Stage1Settings
 from enecg.nested import Nested
+from enecg.stage1.choosing import Outcome, Setup
 from enecg.stage1.feeding import Feed
 from enecg.stage1.head_space import HeadChoice, papers_head
-from enecg.stage1.train import Outcome, Session, Setup, adapt_heads
+from enecg.stage1.train import Session, adapt_heads
 from enecg.tasks import TASKS, Task
 
 AGE, GENDER, RHYTHM = TASKS["age"], TASKS["gender"], TASKS["report_label"]

@@ -27,6 +27,7 @@ from enecg.stage1 import embed
 from enecg.stage1.feature_store import FeatureStore
 from enecg.stage1.feeding import Feed
 from enecg.stage1.fitting import fit_units
+from enecg.stage1.head_space import papers_head
 from enecg.stage1.units import build_unit
 from enecg.stage1.worker import _windows
 from problems import AGE, GENDER, join_process_group, settings, small_problem
@@ -82,8 +83,9 @@ def test_11_and_13_what_should_train_does_and_models_end_in_evaluation_mode() ->
         return experts.load("dlinear", kernel=25, pred_len=2)
 
     unit = build_unit(
-        Fit("0", 1), [AGE, GENDER], problem.targets, problem.nested, 3, make_backbone=fresh
-    )
+        Fit("0", 1), [AGE, GENDER], problem.targets, problem.nested, 3, papers_head(settings()),
+        make_backbone=fresh,
+    )  # fmt: skip
     before = {name: value.clone() for name, value in unit.model.named_parameters()}
     backbone = fresh()
     assert not backbone.training
@@ -104,7 +106,8 @@ def test_13_and_18_features_belong_to_a_signal_and_not_to_a_row_or_a_name(
     opened = SimpleNamespace(open=lambda _: SimpleNamespace(index=index))
     monkeypatch.setattr(embed, "RecordStore", opened)
     features = FeatureStore(tmp_path)
-    embedder = embed.Embedder("rocket", None, {"kernels": 40}, tmp_path, features)
+    decoder = embed.Decoder(None, (tmp_path, features))  # type: ignore[arg-type]
+    embedder = embed.Embedder(("rocket", None, {"kernels": 40}), prepared=False)
     assert not embedder.expert.training
     random = np.random.default_rng(0)
     batch = {
@@ -113,7 +116,10 @@ def test_13_and_18_features_belong_to_a_signal_and_not_to_a_row_or_a_name(
         "gain": np.full((3, 12), 1000.0),
         "baseline": np.zeros((3, 12), dtype=np.int32),
     }
-    assert embedder(batch)["embedded"].tolist() == [2]
+    [inputs] = decoder(batch)
+    found = embedder(inputs)
+    assert decoder.wanted is not None
+    features.add([decoder.wanted[name] for name in found["record_id"]], found["features"])
     index = pd.DataFrame({"record_id": ["x", "y", "z"], "physical_sha256": ["two", "new", "one"]})
     assert embed.missing(index, features.keys()) == {"y": "new"}
 

@@ -19,9 +19,11 @@ from enecg.config import ExpertSettings
 from enecg.experts.contract import Expert
 from enecg.stage1.adapted import TENSORS, backbone_with_lora, load_adapted, save_adapted
 from enecg.stage1.augment import augment
+from enecg.stage1.choosing import Outcome
+from enecg.stage1.engine import checkpoint_blocks
 from enecg.stage1.feeding import Feed
-from enecg.stage1.fitting import Progress, checkpoint_blocks
-from enecg.stage1.train import Outcome, Session, train_backbones
+from enecg.stage1.fitting import Progress
+from enecg.stage1.train import Session, train_backbones
 from models import signals
 from problems import Problem, join_process_group, setup, small_problem
 

@@ -13,11 +13,12 @@ import torch
 
 from enecg.errors import JobFailed
 from enecg.nested import Fit
+from enecg.stage1.choosing import Outcome
 from enecg.stage1.fitting import Progress, fit_units
 from enecg.stage1.head_space import HeadChoice, papers_head
 from enecg.stage1.heads import balanced
 from enecg.stage1.lora import merge_lora
-from enecg.stage1.train import Outcome, Session
+from enecg.stage1.train import Session
 from enecg.stage1.units import Unit, build_unit
 from enecg.tasks import Task
 from problems import AGE, GENDER, Problem, adapt, join_process_group, settings, small_problem

@@ -24,9 +24,10 @@ from enecg.nested import Fit, Nested
 from enecg.results import predict_test_groups
 from enecg.signals import LEADS
 from enecg.stage1.adapted import AdaptedExpert, save_outputs
+from enecg.stage1.choosing import Outcome
 from enecg.stage1.feeding import Feed
 from enecg.stage1.head_space import HeadChoice
-from enecg.stage1.train import Outcome, Session, train_backbones
+from enecg.stage1.train import Session, train_backbones
 from problems import Problem, adapt, join_process_group, setup, small_problem
 
 DRAWN = HeadChoice(depth=1, width=16, dropout=0.3, learning_rate=1e-2, weight_decay=0.1)

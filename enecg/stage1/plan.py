@@ -24,8 +24,8 @@ from enecg.experiment import Experiment
 from enecg.experts.contract import Expert
 from enecg.progress import duration
 from enecg.signals import LEADS, N_SAMPLES
+from enecg.stage1.engine import ADAM_BYTES
 from enecg.stage1.feeding import HELD_BYTES
-from enecg.stage1.fitting import ADAM_BYTES
 from enecg.stage1.heads import FFN_HIDDEN
 
 HEADS_GPU = 0.25

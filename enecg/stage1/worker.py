@@ -28,10 +28,11 @@ from enecg.signals import LEADS, N_SAMPLES
 from enecg.stage1.adapted import backbone_with_lora, save_adapted, save_outputs
 from enecg.stage1.augment import augment
 from enecg.stage1.checkpoints import newest_whole, seal
+from enecg.stage1.choosing import Outcome, Setup
 from enecg.stage1.feeding import WINDOW, Feed, Rows
 from enecg.stage1.fitting import Progress
 from enecg.stage1.head_space import HeadChoice
-from enecg.stage1.train import Outcome, Session, Setup, adapt_heads, train_backbones
+from enecg.stage1.train import Session, adapt_heads, train_backbones
 
 MICRO_BATCH, FAILED = "micro_batch.json", "failed.json"
 

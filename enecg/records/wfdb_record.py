@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -123,8 +123,7 @@ def _segment(path: Path, header: Header, corpus: Path | None) -> dict[int, Chann
     _check_layout(header)
     sizes = {name: _size(path.with_name(name), path, corpus) for name in header.files}
     n_frames = _checked_length(header, sizes)
-    fast = all(signal.format in FORMATS and not signal.skew for signal in header.signals)
-    samples, sums = (_fast if fast else read_signals)(path, header, n_frames)
+    samples, sums = _read_files(path, header, n_frames)
     if header.n_frames is not None:  # else checksums mean nothing, by the specification
         _check_sums(header, sums)
     return _channels(header, samples, n_frames)
@@ -166,25 +165,43 @@ def _checked_length(header: Header, sizes: dict[str, int]) -> int:
     return n_frames
 
 
-def _fast(
+def _read_files(
     path: Path, header: Header, n_frames: int
 ) -> tuple[list[npt.NDArray[np.integer]], list[int]]:
-    samples: list[npt.NDArray[np.integer]] = []
-    sums: list[int] = []
-    keep = head_length(header.rate_hz)
+    """Return the beginning of each signal, and the sum of all of its samples modulo 65536."""
+    samples: dict[int, npt.NDArray[np.integer]] = {}
+    sums: dict[int, int] = {}
+    slow: list[int] = []
     for name in header.files:
-        signals = [signal for signal in header.signals if signal.file == name]
-        width = sum(signal.per_frame for signal in signals)
-        head, totals = read_frames(
-            path.with_name(name), signals[0].format, signals[0].offset, n_frames, width, keep
+        places = [place for place, signal in enumerate(header.signals) if signal.file == name]
+        signals = [header.signals[place] for place in places]
+        if signals[0].format in FORMATS and not any(signal.skew for signal in signals):
+            read = _fast(path.with_name(name), signals, n_frames, head_length(header.rate_hz))
+            for place, (digital_T, total) in zip(places, read, strict=True):
+                samples[place], sums[place] = digital_T, total
+        else:
+            slow += places
+    if slow:
+        digital, totals = read_signals(path, header, n_frames, slow)
+        samples |= zip(slow, digital, strict=True)
+        sums |= zip(slow, totals, strict=True)
+    order = range(len(header.signals))
+    return [samples[place] for place in order], [sums[place] for place in order]
+
+
+def _fast(
+    file: Path, signals: list[Signal], n_frames: int, keep: int
+) -> Iterator[tuple[npt.NDArray[np.integer], int]]:
+    width = sum(signal.per_frame for signal in signals)
+    head, totals = read_frames(file, signals[0].format, signals[0].offset, n_frames, width, keep)
+    start = 0
+    for signal in signals:
+        end = start + signal.per_frame
+        yield (
+            head[start] if signal.per_frame == 1 else head[start:end].T.ravel(),
+            int(totals[start:end].sum()),
         )
-        start = 0
-        for signal in signals:
-            end = start + signal.per_frame
-            samples.append(head[start] if signal.per_frame == 1 else head[start:end].T.ravel())
-            sums.append(int(totals[start:end].sum()))
-            start = end
-    return samples, sums
+        start = end
 
 
 def _check_sums(header: Header, sums: list[int]) -> None:
@@ -244,7 +261,7 @@ def _joined(path: Path, header: Header, corpus: Path | None) -> dict[int, Channe
                     f"record's header says {length} at {header.rate_hz:g} Hz",
                 )
             for lead, channel in _segment(path.with_name(name), segment, corpus).items():
-                if start < HEAD_S * header.rate_hz:
+                if start < HEAD_S * header.rate_hz or lead not in pieces:
                     pieces.setdefault(lead, []).append((start, channel))
         start += length
     if header.n_frames is not None and start != header.n_frames:
@@ -261,11 +278,6 @@ def _in_a_row(
 ) -> Channel:
     """Join one lead's pieces, each with its first frame; what no piece covers is missing."""
     first = pieces[0][1]
-    if any(
-        (piece.rate_hz, piece.gain, piece.baseline) != (first.rate_hz, first.gain, first.baseline)
-        for _, piece in pieces
-    ):
-        raise Rejected("unreadable", f"{name}: segments differ in gain, baseline or sampling rate")
     per_frame = round(first.rate_hz / frame_rate)
     n_samples = frames * per_frame
     kept = min(n_samples, head_length(first.rate_hz))
@@ -273,6 +285,14 @@ def _in_a_row(
     missing_T = np.ones(kept, dtype=bool)
     for start, piece in pieces:
         begin = start * per_frame
+        if begin >= kept:  # a lead that comes later only
+            continue
+        if (piece.rate_hz, piece.gain, piece.baseline) != (
+            first.rate_hz, first.gain, first.baseline,
+        ):  # fmt: skip
+            raise Rejected(
+                "unreadable", f"{name}: segments differ in gain, baseline or sampling rate"
+            )
         end = min(kept, begin + len(piece.digital_T))
         digital_T[begin:end] = piece.digital_T[: end - begin]
         missing_T[begin:end] = piece.missing_T[: end - begin]

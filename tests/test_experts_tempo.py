@@ -19,7 +19,8 @@ from enecg.errors import UserError
 from enecg.experts import stl
 from enecg.experts.contract import Expert
 from enecg.experts.preparation import resample_fourier
-from enecg.experts.tempo import TOKEN_IDS, TempoSizes, _Network, _published_layout
+from enecg.experts.tempo import _published_layout
+from enecg.experts.tempo_net import TOKEN_IDS, TempoNetwork, TempoSizes
 from tests.expert_signals import ecg_like
 from tests.small_experts import SMALL
 from tests.test_weights import Calls
@@ -128,7 +129,7 @@ def test_names_and_shapes_are_those_of_the_published_size(golden: Path) -> None:
     }
     del published["time_attn.weight"]
     with torch.device("meta"):
-        layout = _published_layout(_Network(TempoSizes()), TempoSizes())
+        layout = _published_layout(TempoNetwork(TempoSizes()), TempoSizes())
     assert {name: tuple(tensor.shape) for name, tensor in layout.items()} == published
 
 

@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from enecg import experts
 from enecg.bundle import Bundle
 from enecg.cluster import peak_memory_mb
-from enecg.config import Config
+from enecg.config import Config, ExpertSettings
 from enecg.errors import JobFailed
 from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.paper import draw_ecg
 from enecg.evaluation.report import write_report
 from enecg.experiment import Experiment
+from enecg.experts.corpora import overlap
 from enecg.files import fingerprint, write_json
 from enecg.gate.combine import dummy, mix, stacking_weights, uniform
 from enecg.gate.ensemble import Chosen, GateEnsemble, Key, choose, refit_chosen
@@ -92,7 +93,11 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         gate_weights[task.name] = dict(
             zip(arrays.experts, weights_NE.mean(0).tolist(), strict=True)
         )
-    write_bundles(experiment, arrays, chosen, gates)
+    made_by = {
+        name: experts.load(name, weights=settings.weights, **settings.options).provenance()
+        for name, settings in config.experts.items()
+    }
+    write_bundles(experiment, arrays, chosen, gates, made_by)
     facts = _facts_of_stages(config)
     results = {
         "commit": commit(),
@@ -111,6 +116,10 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
             ),
         },
         "config": config.model_dump(mode="json"),
+        "experts": {
+            name: facts | {"seen_in_pretraining": _overlap(facts, experiment)}
+            for name, facts in made_by.items()
+        },
         "tasks": summaries,
     }
     write_json(results_path(config), results)
@@ -168,21 +177,28 @@ def predict_test_groups(
 
 
 def write_bundles(
-    experiment: Experiment, arrays: Arrays, chosen: dict[Key, Chosen], gates: TrainedGates
+    experiment: Experiment,
+    arrays: Arrays,
+    chosen: dict[Key, Chosen],
+    gates: TrainedGates,
+    made_by: dict[str, dict[str, Any]],
 ) -> None:
-    """Write ``bundle/<task>`` (all groups) and ``folds/<fold>/<task>`` (each fold's models)."""
+    """Write ``bundle/<task>`` (all groups) and ``folds/<fold>/<task>`` (each fold's models).
+
+    ``made_by`` holds every expert's provenance.
+    """
     config, located = experiment.config, experiment.config.located()
     run = Path(config.run_dir)
     keys = {f"{task.name}/{s}": task for task in experiment.tasks for s in arrays.nested.scopes}
+    # With every option as it was in force: sizes, say, that came out of the weights file.
+    settings_of = {
+        name: ExpertSettings.model_validate(settings.model_dump() | made_by[name]["options"])
+        for name, settings in located.experts.items()
+    }
     adapted: dict[str, dict[str, AdaptedExpert]] = {
         name: load_adapted(expert_folder(config, name), keys, name, settings)
-        for name, settings in config.experts.items()
+        for name, settings in settings_of.items()
     }
-    backbones = {
-        name: experts.load(name, weights=settings.weights, **settings.options)
-        for name, settings in config.experts.items()
-    }
-    fingerprints = {name: backbone.fingerprint() for name, backbone in backbones.items()}
     for earlier in ("bundle", "folds"):  # of other tasks or folds, perhaps
         shutil.rmtree(run / earlier, ignore_errors=True)
     for task in experiment.tasks:
@@ -193,7 +209,7 @@ def write_bundles(
                 task,
                 arrays.experts,
                 {
-                    name: (located.experts[name], adapted[name][f"{task.name}/{scope}"])
+                    name: (settings_of[name], adapted[name][f"{task.name}/{scope}"])
                     for name in arrays.experts
                     if name in used
                 },
@@ -203,20 +219,23 @@ def write_bundles(
                     "records": experiment.store.fingerprint,
                     "trained_on": "all groups" if scope == ALL else f"all but outer fold {scope}",
                     "n_training": int(arrays.nested.training(scope).sum()),
-                    "pretraining_corpora": {
-                        name: list(backbone.spec.pretraining_corpora)
-                        for name, backbone in backbones.items()
-                    },
+                    "experts": made_by,
                     "config": config.model_dump(mode="json"),
                 },
                 {
-                    name: fingerprints[name]
+                    name: made_by[name]["fingerprint"]
                     for name in used
                     if config.experts[name].builds_on_weights
                 },
             )
             place = run / "bundle" if scope == ALL else run / "folds" / scope
             bundle.save(place / task.name)
+
+
+def _overlap(made_by: dict[str, Any], experiment: Experiment) -> list[str]:
+    """Corpora that an expert was pretrained on and that share records with this store."""
+    source = str(experiment.store.description["source"])
+    return list(overlap(made_by["pretraining_corpora"], source))
 
 
 def _ensemble(task: str, scope: str, choice: Chosen, gates: TrainedGates) -> GateEnsemble:

@@ -15,6 +15,7 @@ from enecg.errors import UserError
 from enecg.experts.corpora import CORPORA, PARTS, overlap
 from enecg.experts.pooling import POOLS, check_pool, pooled, segments
 from enecg.experts.sizes import Sizes, read_sizes
+from enecg.records import sources
 
 
 @pytest.mark.parametrize(
@@ -86,11 +87,12 @@ def test_impossible_sizes_are_named(tmp_path: Path, text: str, complaint: str) -
 
 
 def test_corpora_overlap_by_their_parts() -> None:
-    ecg_fm = ("mimic-iv-ecg", "challenge-2021")
-    assert overlap(ecg_fm, "ptb-xl") == ("challenge-2021",)
+    ecg_fm = ("mimic-iv-ecg", "challenge")
+    assert overlap(ecg_fm, "ptb-xl") == ("challenge",)
     assert overlap(ecg_fm, "mimic-iv-ecg") == ("mimic-iv-ecg",)
-    assert overlap(("ptb-xl", "heedb"), "challenge-2021") == ("ptb-xl",)
+    assert overlap(("ptb-xl", "heedb"), "challenge") == ("ptb-xl",)
     assert overlap(ecg_fm, "code-15") == overlap(ecg_fm, "wfdb") == overlap((), "ptb-xl") == ()
+    assert set(sources.names()) - {"wfdb", "enecg"} <= set(CORPORA)
     assert {name for parts in PARTS.items() for name in (parts[0], *parts[1])} <= set(CORPORA)
 
 

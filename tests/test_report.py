@@ -149,6 +149,25 @@ def test_the_table_is_readable_at_100_columns(results: dict[str, Any]) -> None:
     assert f"{ensemble}*" in text
 
 
+def test_experts_pretrained_on_the_same_records_are_marked(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    seen = {"rocket": [], "dlinear": ["mimic-iv-ecg", "challenge"]}
+    facts = {name: {"seen_in_pretraining": corpora} for name, corpora in seen.items()}
+    for experts, marks in ({}, 0), ({"rocket": facts["rocket"]}, 0), (facts, 2):
+        marked = results | {"experts": experts}
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(results_table(marked, [AGE]))
+        text = console.export_text()
+        write_report(tmp_path / "report.html", marked, [AGE])
+        html = (tmp_path / "report.html").read_text()
+        for shown in (text, html):
+            assert shown.count("†") == marks
+            assert ("dlinear †" in shown) == (marks > 0)
+            flat = " ".join(shown.split())
+            assert ("one: dlinear (mimic-iv-ecg, challenge). Its scores" in flat) == (marks > 0)
+
+
 def test_figures_have_the_same_bytes_every_time(results: dict[str, Any]) -> None:
     predictors = results["tasks"]["age"]["predictors"]
     assert metric_figure(AGE, predictors) == metric_figure(AGE, predictors)

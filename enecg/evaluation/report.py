@@ -15,6 +15,8 @@ from enecg.evaluation.wording import (
     Predictors,
     best,
     metrics_of,
+    pretraining_note,
+    seen_in_pretraining,
     summary,
     with_interval,
 )
@@ -79,7 +81,7 @@ def write_report(
             f"<h2>{escape(title)}</h2>",
             f'<p class="note">{results["tasks"][task.name]["n"]:,} labelled records</p>',
             f"<p>{escape(summary(task, predictors))}</p>",
-            _table(task, predictors),
+            _table(task, predictors, seen_in_pretraining(results)),
         ]
         if any(main_metric(task) in scores for scores in predictors.values()):
             parts.append(
@@ -124,6 +126,7 @@ def _header(results: Mapping[str, Any]) -> str:
         "they do not include what training on other patients would change. The best expert is "
         "picked by the same test numbers that are shown, which flatters it slightly. Shaded: "
         "best of its column.</p>"
+        + (f'<p class="note">{escape(note)}</p>' if (note := pretraining_note(results)) else "")
     )
 
 
@@ -136,7 +139,7 @@ def _listed(value: Any) -> str:
     )
 
 
-def _table(task: Task, predictors: Predictors) -> str:
+def _table(task: Task, predictors: Predictors, seen: Mapping[str, str]) -> str:
     metrics = metrics_of(task, predictors)
     winner = {metric: best(metric, predictors) for metric in metrics}
     heads = "".join(
@@ -150,8 +153,9 @@ def _table(task: Task, predictors: Predictors) -> str:
             mean, _, interval = with_interval(scores.get(metric)).partition(" ")
             mark = ' class="best"' if winner[metric] == name else ""
             cells.append(f"<td{mark}>{mean}<small>{interval}</small></td>")
+        dagger = " †" if name in seen else ""
         ours = ' class="ours"' if name == "ensemble" else ""
-        rows.append(f"<tr{ours}><td>{escape(name)}</td>{''.join(cells)}</tr>")
+        rows.append(f"<tr{ours}><td>{escape(name)}{dagger}</td>{''.join(cells)}</tr>")
     return (
         f'<div class="wide"><table><thead><tr><th>Predictor</th>{heads}</tr></thead>\n'
         f"<tbody>{''.join(rows)}</tbody></table></div>"

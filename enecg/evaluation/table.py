@@ -10,7 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from enecg.evaluation.metrics import main_metric
-from enecg.evaluation.wording import METRIC_NAMES, best, metrics_of, with_interval
+from enecg.evaluation.wording import (
+    METRIC_NAMES,
+    best,
+    metrics_of,
+    pretraining_note,
+    seen_in_pretraining,
+    with_interval,
+)
 from enecg.tasks import Task
 
 SHOWN = 3
@@ -34,7 +41,9 @@ def results_table(results: Mapping[str, Any], tasks: Iterable[Task]) -> Table:
         at 100 columns.
     """
     table = Table(box=SIMPLE, show_header=False, padding=(0, 1, 0, 0), caption_justify="left")
-    table.caption = "mean over folds [95 % interval]; * best"
+    seen = seen_in_pretraining(results)
+    notes = ["mean over folds [95 % interval]; * best", pretraining_note(results)]
+    table.caption = Text("\n".join(note for note in notes if note))
     table.add_column(no_wrap=True)
     for _ in range(SHOWN):
         table.add_column(no_wrap=True)
@@ -47,7 +56,7 @@ def results_table(results: Mapping[str, Any], tasks: Iterable[Task]) -> Table:
         heading = [f"{task.name}\nn = {outcome['n']}", *names]
         table.add_row(*(Text(cell, style="bold") for cell in heading))
         for place, (name, scores) in enumerate(predictors.items(), start=1):
-            cells = [Text(name)]
+            cells = [Text(name + " †" * (name in seen))]
             for metric in metrics:
                 is_best = best(metric, predictors) == name
                 mark, style = ("*", "bold") if is_best else (" ", "")

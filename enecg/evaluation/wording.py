@@ -61,6 +61,30 @@ def best(metric: str, predictors: Predictors) -> str | None:
     return (min if metric in LOWER_IS_BETTER else max)(having, key=having.__getitem__)
 
 
+def seen_in_pretraining(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return, of the experts whose pretraining may have included these records, on which corpora.
+
+    Parameters
+    ----------
+    results : mapping
+        What results.json holds.
+    """
+    experts = results.get("experts", {})
+    seen = {name: facts["seen_in_pretraining"] for name, facts in experts.items()}
+    return {name: ", ".join(corpora) for name, corpora in seen.items() if corpora}
+
+
+def pretraining_note(results: Mapping[str, Any]) -> str:
+    """Say what the mark † means, or nothing where no expert bears it."""
+    named = [f"{name} ({corpora})" for name, corpora in seen_in_pretraining(results).items()]
+    if not named:
+        return ""
+    return (
+        f"† pretrained on a corpus that shares records with this one: {'; '.join(named)}. "
+        "Its scores, and those of what mixes it in, may flatter it."
+    )
+
+
 def summary(task: Task, predictors: Predictors) -> str:
     """Say in plain words how the ensemble stands beside the best single expert.
 

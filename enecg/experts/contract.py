@@ -193,6 +193,21 @@ class Expert(nn.Module):
         """
         weights.assign(self, weights.tensors_of(weights.read(path), path), path)
 
+    def provenance(self) -> dict[str, Any]:
+        """Say which expert this is, as JSON values: kept beside its features and results.
+
+        ``pretraining_corpora`` is empty where the parameters are random.
+        """
+        corpora = self.spec.pretraining_corpora if self.weight_files else ()
+        return {
+            "name": self.name,
+            "version": self.version,
+            "options": self.options,
+            "weight_files": self.weight_files,
+            "pretraining_corpora": list(corpora),
+            "fingerprint": self.fingerprint(),
+        }
+
     def fingerprint(self) -> str:
         """Return the SHA-256 that names this expert's features.
 

@@ -17,7 +17,7 @@ CORPORA: dict[str, str] = {
     "georgia": "Georgia 12-lead ECG challenge database",
     "cpsc-2018": "China Physiological Signal Challenge 2018, and its extra records",
     "st-petersburg": "St Petersburg INCART 12-lead arrhythmia database",
-    "challenge-2021": "PhysioNet/CinC Challenge 2021",
+    "challenge": "PhysioNet/CinC Challenges 2020 and 2021",
     "mimic-iv-ecg": "MIMIC-IV-ECG",
     "code-15": "CODE-15%",
     "heedb": "Harvard-Emory ECG Database",
@@ -29,7 +29,7 @@ CORPORA: dict[str, str] = {
 """What each name stands for."""
 
 PARTS: dict[str, tuple[str, ...]] = {
-    "challenge-2021": (
+    "challenge": (
         "ptb-xl", "ptb", "chapman-shaoxing", "ningbo", "georgia", "cpsc-2018", "st-petersburg",
     ),
 }  # fmt: skip

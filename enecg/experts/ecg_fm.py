@@ -85,7 +85,7 @@ class EcgFm(Expert):
             width=width * POOLS[pool],
             parameters=sum(p.numel() for part in parts for p in part.parameters()),
             licence="MIT (bowang-lab/ECG-FM)",
-            pretraining_corpora=("mimic-iv-ecg", "challenge-2021"),
+            pretraining_corpora=("mimic-iv-ecg", "challenge"),
             adaptations=ADAPTATIONS,
             needs_weights=True,
             uses_r_peaks=False,

@@ -21,6 +21,7 @@ from enecg.cluster import peak_memory_mb
 from enecg.config import ExpertSettings
 from enecg.errors import JobFailed, last_line
 from enecg.experts.contract import Expert
+from enecg.files import write_json
 from enecg.progress import counting, say
 from enecg.records.store import RecordStore, decode
 from enecg.stage1.feature_store import FeatureStore
@@ -146,6 +147,7 @@ def compute_features(
     JobFailed
         A shard of the store is damaged, or a feature cannot be stored.
     """
+    write_json(features.folder / "expert.json", expert.provenance())
     wanted = missing(store.index, features.keys())
     peak, name = 0.0, expert.name
     with counting(f"{name}: features", len(wanted)) as progress:

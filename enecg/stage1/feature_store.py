@@ -1,9 +1,10 @@
 """Computed features of frozen backbones, on disk: each record meets each backbone once.
 
-A folder per expert, weights, preparation and number format holds Parquet parts with
-``physical_sha256`` (the hash of the millivolts) and ``features``. Parts appear by atomic rename
-under a name that their content gives, so a killed computation loses only what it had not yet
-written, and two that run at once cannot disagree.
+A folder per expert, weights, preparation and number format holds ``expert.json`` (which expert, and
+the hashes of its weight files) and Parquet parts with ``physical_sha256`` (the hash of the
+millivolts) and ``features``. Parts appear by atomic rename under a name that their content gives,
+so a killed computation loses only what it had not yet written, and two that run at once cannot
+disagree.
 """
 
 from __future__ import annotations

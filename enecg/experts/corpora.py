@@ -22,7 +22,7 @@ CORPORA: dict[str, str] = {
     "code-15": "CODE-15%",
     "heedb": "Harvard-Emory ECG Database",
     "time-series-pile": "Time-series Pile (MOMENT): forecasting, UCR/UEA and anomaly archives",
-    "forecasting-benchmarks": "long-horizon forecasting sets (ETT, Weather, Electricity, Traffic)",
+    "forecasting": "long-horizon forecasting sets (ETT, Weather, Electricity, Traffic)",
     "mantis-corpus": "Mantis's public archives (UCR, UEA, …); MantisPlus, V2: synthetic series",
     "chronos-corpus": "Chronos pretraining sets and synthetic series; none of them ECGs",
 }

@@ -93,7 +93,7 @@ class Tempo(Expert):
             width=width * (1 if leads == "pooled" else len(signals.LEADS)),
             parameters=sum(p.numel() for p in network.parameters()),
             licence="Apache-2.0 (DC-research/TEMPO)",
-            pretraining_corpora=("forecasting-benchmarks",),
+            pretraining_corpora=("forecasting",),
             adaptations=ADAPTATIONS,
             needs_weights=True,
             uses_r_peaks=False,

@@ -1,0 +1,53 @@
+"""A table of the experts, and of which published weights are at hand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from enecg import describe_experts
+from enecg.command_line import run
+from enecg.errors import exit_code_of
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder below which published weights are looked for, by the names their "
+            "authors gave them. What is found is loaded (which takes its memory), so that missing "
+            "and unexpected tensors show, and its SHA-256 is compared with the published one where "
+            "that is known.",
+        ),
+    ] = None,
+) -> None:
+    """Describe every expert: is it installed, are its weights found and verified, how many
+    parameters, how wide its features, its licence, and the corpora it was pretrained on.
+
+    Weights: "verified" loads and has the published SHA-256; "loads" means that every tensor fits,
+    but that no published SHA-256 is known; "differs" loads, but is not the published file;
+    "refused" does not load. Nothing is downloaded, and no code in a weights file is run.
+
+    Exit code: 0 done; 2 a mistake in the arguments; 1 anything else.
+    """
+
+    def job() -> None:
+        found = list(describe_experts.describe(weights))
+        console = Console()
+        console.print(describe_experts.table(found, searched=weights is not None))
+        for line in describe_experts.details(found):
+            print(line)
+
+    sys.exit(exit_code_of(job))
+
+
+if __name__ == "__main__":
+    run(app)

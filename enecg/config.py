@@ -186,10 +186,12 @@ class Config(_Section):
         def absolute(path: str | None) -> str | None:
             return None if path is None else Folder.at(path).uri
 
-        experts = {
-            name: settings.model_copy(update={"weights": absolute(settings.weights)})
-            for name, settings in self.experts.items()
-        }
+        experts = {}
+        for name, settings in self.experts.items():
+            files = {"weights": absolute(settings.weights)}
+            if isinstance(sizes := settings.options.get("config"), str):  # a file
+                files["config"] = absolute(sizes)
+            experts[name] = settings.model_copy(update=files)
         names = ("records", "features", "run_dir")
         places = {name: absolute(getattr(self, name)) for name in names}
         gate = self.gate.model_copy(update={"space": absolute(self.gate.space)})

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from enecg import experts
 from enecg.bundle import Bundle
 from enecg.cluster import peak_memory_mb
-from enecg.config import Config, ExpertSettings
+from enecg.config import Config
 from enecg.errors import JobFailed
 from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.paper import draw_ecg
@@ -190,14 +190,9 @@ def write_bundles(
     config, located = experiment.config, experiment.config.located()
     run = Path(config.run_dir)
     keys = {f"{task.name}/{s}": task for task in experiment.tasks for s in arrays.nested.scopes}
-    # With every option as it was in force: sizes, say, that came out of the weights file.
-    settings_of = {
-        name: ExpertSettings.model_validate(settings.model_dump() | made_by[name]["options"])
-        for name, settings in located.experts.items()
-    }
     adapted: dict[str, dict[str, AdaptedExpert]] = {
         name: load_adapted(expert_folder(config, name), keys, name, settings)
-        for name, settings in settings_of.items()
+        for name, settings in config.experts.items()
     }
     for earlier in ("bundle", "folds"):  # of other tasks or folds, perhaps
         shutil.rmtree(run / earlier, ignore_errors=True)
@@ -209,7 +204,7 @@ def write_bundles(
                 task,
                 arrays.experts,
                 {
-                    name: (settings_of[name], adapted[name][f"{task.name}/{scope}"])
+                    name: (located.experts[name], adapted[name][f"{task.name}/{scope}"])
                     for name in arrays.experts
                     if name in used
                 },

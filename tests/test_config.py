@@ -187,7 +187,12 @@ def test_located_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         values(
             records="stores/x",
             gate={"space": "spaces/gate.yaml"},
-            experts={"moment": {"weights": "weights/moment", "width": 3}, "rocket": {}},
+            experts={
+                "moment": {"weights": "weights/moment", "width": 3},
+                "rocket": {},
+                "ecg-fm": {"config": "sizes.json"},
+                "ecgfounder": {"config": {"stride": 4}},
+            },
         )
     )
     monkeypatch.chdir(tmp_path)
@@ -200,6 +205,8 @@ def test_located_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert located.experts["moment"].weights == str(tmp_path / "weights/moment")
     assert located.experts["moment"].options == {"width": 3}
     assert located.experts["rocket"].weights is None
+    assert located.experts["ecg-fm"].options == {"config": str(tmp_path / "sizes.json")}
+    assert located.experts["ecgfounder"].options == {"config": {"stride": 4}}
     assert located.located() == located
     assert parse_config(located.model_dump()) == located, "what workers get is a whole config"
 

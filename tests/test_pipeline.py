@@ -50,8 +50,13 @@ def results_of(folder: Path) -> dict[str, Any]:
 def test_results_hold_what_the_contract_promises(finished: Path) -> None:
     results = results_of(finished)
     assert set(results) == {
-        "commit", "started", "hardware", "seconds", "peak_memory_mb", "config", "tasks",
+        "commit", "started", "hardware", "seconds", "peak_memory_mb", "config", "experts", "tasks",
     }  # fmt: skip
+    for name, made_by in results["experts"].items():
+        assert name in ("rocket", "dlinear")
+        assert len(made_by["fingerprint"]) == 64
+        assert made_by["weight_files"] == {}
+        assert made_by["seen_in_pretraining"] == []
     assert set(results["seconds"]) == {
         "expert rocket", "expert dlinear", "gate search", "ensemble",
     }  # fmt: skip

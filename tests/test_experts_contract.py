@@ -145,6 +145,7 @@ def test_the_version_is_in_the_fingerprint(expert: Expert, monkeypatch: pytest.M
 
 
 def test_bfloat16_autocast_is_close(expert: Expert, x_BLT: Tensor) -> None:
+    """Within 5 % of the features' norm: eight bits of mantissa, through some layers."""
     exact_BD = features(expert, x_BLT)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded_BD = features(expert, x_BLT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,19 @@ def test_the_golden_vectors_come_out(golden: Path, file: str) -> None:
     else:
         with pytest.raises(UserError, match="logits need a fine-tuned classifier's weights"):
             expert.logits(x_BLT)
+
+
+def test_provenance_names_the_weights_and_what_they_have_seen(golden: Path) -> None:
+    expert = experts.load("ecg-fm", weights=golden / FILES[1])
+    provenance = expert.provenance()
+    digest = hashlib.sha256((golden / FILES[1]).read_bytes()).hexdigest()
+    assert provenance["weight_files"] == {FILES[1]: digest}
+    assert provenance["pretraining_corpora"] == ["mimic-iv-ecg", "challenge"]
+    assert provenance["fingerprint"] == expert.fingerprint()
+    assert json.loads(json.dumps(provenance)) == provenance
+    from_scratch = experts.load("ecg-fm", **SMALL["ecg-fm"]).provenance()
+    assert from_scratch["weight_files"] == {}
+    assert from_scratch["pretraining_corpora"] == []
 
 
 class Reference(nn.Module):

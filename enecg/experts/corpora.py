@@ -21,6 +21,7 @@ CORPORA: dict[str, str] = {
     "mimic-iv-ecg": "MIMIC-IV-ECG",
     "code-15": "CODE-15%",
     "heedb": "Harvard-Emory ECG Database",
+    # The small ECG sets in UCR, UEA and TSB-UAD are, as far as known, other recordings than above.
     "time-series-pile": "Time-series Pile (MOMENT): forecasting, UCR/UEA and anomaly archives",
     "forecasting": "long-horizon forecasting sets (ETT, Weather, Electricity, Traffic)",
     "mantis-corpus": "Mantis's public archives (UCR, UEA, …); MantisPlus, V2: synthetic series",

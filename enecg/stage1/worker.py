@@ -60,7 +60,7 @@ def train_expert(loop: dict[str, Any]) -> None:
         _hand_in(_folder_with(FAILED, read_json(folder / FAILED)), rank)
         return
     stage1 = config.stage1
-    if (folder / MICRO_BATCH).exists():
+    if halved := (folder / MICRO_BATCH).exists():
         stage1 = stage1.model_copy(update=read_json(folder / MICRO_BATCH))
     experiment = open_experiment(config)
     setup = Setup(
@@ -88,7 +88,7 @@ def train_expert(loop: dict[str, Any]) -> None:
     except JobFailed as failure:  # every worker fails alike; trying again would change nothing
         left = _folder_with(FAILED, {"why": one_line(failure)})
     except torch.OutOfMemoryError:
-        _halve_micro_batch(folder, name, stage1, world, loop["board"])
+        _out_of_memory(folder, name, stage1, world, halved, loop["board"])
         raise
     if resumed is not None:
         shutil.rmtree(resumed, ignore_errors=True)
@@ -158,13 +158,13 @@ def starting_backbone(name: str, settings: ExpertSettings) -> Expert:
     return experts.load(name, weights=settings.weights, **settings.options)
 
 
-def _halve_micro_batch(
-    folder: Path, name: str, stage1: Stage1Settings, world: int, board: Any
+def _out_of_memory(
+    folder: Path, name: str, stage1: Stage1Settings, world: int, halved: bool, board: Any
 ) -> None:
-    """After running out of device memory: the next start has half the micro-batch, once."""
+    """Let the next start have half the micro-batch; if this one had that already, let it fail."""
     share = -(-stage1.batch_size // world)
     size = share if stage1.micro_batch == "auto" else min(share, stage1.micro_batch)
-    if (folder / MICRO_BATCH).exists() or size == 1:
+    if halved or size == 1:
         why = (
             f"out of device memory, even {size} records at a time; more workers, "
             "stage1.activation_checkpointing = blocks, or a higher stage1.zero_stage need less"

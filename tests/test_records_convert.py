@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +18,6 @@ from enecg.records.convert import convert
 from enecg.records.parts import Claim
 from enecg.records.relabel import relabel
 from records_helpers import corpus, run_convert, some_signal, write_record
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 def files_of(store: Path) -> dict[str, str]:
@@ -180,43 +173,6 @@ def test_a_store_of_rejects_only(tmp_path: Path, ray_cluster: None) -> None:
     store = convert("wfdb", tmp_path / "in", tmp_path / "store", max_rejected=1)
     assert len(store.index) == 0 and len(store.rejected) == 1
     assert list(store.signals()) == []
-
-
-SLOWLY = """
-import sys
-from pathlib import Path
-import enecg.records.convert as module
-module.RECORDS_PER_SHARD = 4
-module.convert("wfdb", Path(sys.argv[1]), Path(sys.argv[2]), workers=1, limit=int(sys.argv[3]))
-"""
-
-
-def test_killed_and_started_again_it_ends_with_the_same_bytes(
-    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, store = corpus(tmp_path / "in", 60), tmp_path / "store"
-    command = [sys.executable, "-c", SLOWLY, str(folder), str(store), "60"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    job = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
-    while not (done := list((store / ".unfinished" / "outcomes").glob("*.parquet"))):
-        assert job.poll() is None and time.monotonic() < deadline, "no shard was ever finished"
-        time.sleep(0.005)
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
-    assert not (store / "dataset.json").exists() and len(done) < 15
-    with pytest.raises(UserError, match="unfinished"):
-        RecordStore.open(store)
-
-    monkeypatch.setattr(convert_module, "RECORDS_PER_SHARD", 4)
-    with pytest.raises(UserError, match="limit 60, now 59"):
-        convert("wfdb", folder, store, limit=59)
-    kept = {path: path.stat().st_mtime_ns for path in store.glob("shard-*.parquet")}
-    convert("wfdb", folder, store, limit=60, workers=2)
-    finished = [store / path.name for path in done]
-    assert all(path.stat().st_mtime_ns == kept[path] for path in finished), "shards made twice"
-    convert("wfdb", folder, tmp_path / "at once", limit=60, workers=3)
-    assert files_of(store) == files_of(tmp_path / "at once")
 
 
 @pytest.mark.parametrize("step", ["write_table", "write_description", "release"])

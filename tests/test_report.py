@@ -177,10 +177,12 @@ def test_an_ecg_is_drawn_to_scale_and_a_missing_lead_is_named(tmp_path: Path) ->
     x_LT = np.zeros((12, 5000), dtype=np.float32)
     x_LT[1, 2500] = 1.0  # 1 mV in lead II at 5 s
     x_LT[8] = np.nan
+    x_LT[5, 1300], x_LT[9, 4000] = 5.1, -7.0
     axes = Figure().add_subplot()
-    draw_ecg(x_LT, axes, "Record 7")
+    draw_ecg(x_LT, axes, "Record 7", derived=["aVF", "III"])
     texts = [text.get_text() for text in axes.texts]
-    assert "V3 (missing)" in texts and "Record 7" in texts and texts.count("II") == 2
+    assert {"V3 (missing)", "III (derived)", "aVF (derived, cut)", "V4 (cut)"} <= set(texts)
+    assert "Record 7" in texts and texts.count("II") == 2
     strips = [line for line in axes.lines if len(line.get_xdata()) > 10]
     assert len(strips) == 12  # eleven leads and the rhythm strip
     rhythm = strips[-1].get_xydata()

@@ -1,0 +1,53 @@
+"""Draw a record of a record store as an ECG on paper."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from enecg.command_line import run
+from enecg.errors import UserError, exit_code_of
+from enecg.evaluation.paper import draw_ecg
+from enecg.files import replacing
+from enecg.records import RecordStore
+from enecg.signals import LEADS
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+FORMATS = ("png", "pdf", "svg")
+
+
+@app.command()
+def main(
+    records: Annotated[
+        str, typer.Option(metavar="STORE", help="A record store: a folder or a URI.")
+    ],
+    record: Annotated[str, typer.Option(metavar="ID", help="The record's record_id.")],
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="A .png, .pdf or .svg file; true to scale.")
+    ],
+) -> None:
+    """Draw one ECG: three rows of four leads above lead II, 25 mm/s, 10 mm/mV.
+
+    Missing and derived leads are marked. The title is the record's id, nothing of its labels.
+    """
+
+    def job() -> None:
+        form = output.suffix.removeprefix(".").lower()
+        if form not in FORMATS:
+            raise UserError(f"--output {output}: the ending must be one of {', '.join(FORMATS)}")
+        store = RecordStore.open(records)
+        [(_, x_BLT)] = store.signals([record])
+        [derived_L] = store.index.loc[store.index["record_id"] == record, "lead_derived"]
+        derived = [lead for lead, is_derived in zip(LEADS, derived_L, strict=True) if is_derived]
+        with replacing(output) as temporary:
+            draw_ecg(x_BLT[0], temporary, record, derived, form)
+        print(f"record {record}: {output}")
+
+    sys.exit(exit_code_of(job))
+
+
+if __name__ == "__main__":
+    run(app)

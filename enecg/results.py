@@ -32,6 +32,7 @@ from enecg.nested import ALL
 from enecg.progress import say
 from enecg.provenance import commit, hardware
 from enecg.run_folder import begin, facts_of, finish, is_done
+from enecg.signals import LEADS
 from enecg.stage1.adapted import AdaptedExpert, load_adapted
 from enecg.stage1.jobs import expert_folder
 from enecg.tasks import Task, known
@@ -251,7 +252,9 @@ def _example(experiment: Experiment) -> dict[str, bytes]:
         next(experiment.store.signals(record_ids=[experiment.record_ids[0]], batch_size=1))
     ]
     figure = Figure(figsize=(11, 6.2), layout="tight")
-    draw_ecg(x_BLT[0], figure.add_subplot())
+    derived_L = experiment.store.index["lead_derived"].iloc[0]
+    derived = [lead for lead, is_derived in zip(LEADS, derived_L, strict=True) if is_derived]
+    draw_ecg(x_BLT[0], figure.add_subplot(), derived=derived)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=90)
     return {f"Record {ids[0]}, as the experts get it": drawn.getvalue()}

@@ -68,9 +68,7 @@ def draw_ecg(
     figure.savefig(target, dpi=150, format=file_format)
 
 
-def _draw(
-    x_LT: npt.NDArray[np.floating], axes: Axes, title: str, derived: Collection[str]
-) -> None:
+def _draw(x_LT: npt.NDArray[np.floating], axes: Axes, title: str, derived: Collection[str]) -> None:
     axes.set(xlim=(0, _WIDTH_MM), ylim=(0, _HEIGHT_MM), aspect="equal", xticks=[], yticks=[])
     for step, color in ((1.0, _FINE), (5.0, _COARSE)):
         x, y = np.arange(0, _WIDTH_MM + 1, step), np.arange(0, _HEIGHT_MM + 1, step)

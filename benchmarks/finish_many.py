@@ -97,7 +97,7 @@ def measure(n: int) -> None:
         print(
             f"| {n:,} | {listed - started:.1f} | {finished - listed:.1f} | "
             f"{after - before:,.0f} ({before:,.0f} before) | {end - finished:.1f} | "
-            f"{peak_memory_mb():,.0f} | {store.sizes()['index.parquet'] / n:.0f} |",
+            f"{peak_memory_mb():,.0f} |",
             flush=True,
         )
 
@@ -109,8 +109,8 @@ if __name__ == "__main__":
     else:
         print(
             "| records | fingerprint of the listing, s | finish, s | more peak memory, MB | "
-            "open the store, s | peak memory then, MB | bytes of index a record |\n"
-            "|---|---|---|---|---|---|---|",
+            "open the store, s | peak memory then, MB |\n"
+            "|---|---|---|---|---|---|",
             flush=True,
         )
         for size in sizes:

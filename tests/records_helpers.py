@@ -66,8 +66,13 @@ def corpus(folder: Path, count: int) -> Path:
 
 def run_convert(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run ``convert.py``."""
+    return run_job("convert.py", *arguments)
+
+
+def run_job(job: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run one of ``ray_jobs/``."""
     return subprocess.run(
-        [sys.executable, "ray_jobs/convert.py", *map(str, arguments)],
+        [sys.executable, f"ray_jobs/{job}", *map(str, arguments)],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

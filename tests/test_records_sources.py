@@ -11,7 +11,7 @@ import pytest
 from enecg.errors import UserError
 from enecg.records import sources
 from enecg.records.corpus import Corpus
-from enecg.records.labels import checked, statistics
+from enecg.records.labels import arrow_column, checked, checked_columns, statistics
 from enecg.records.sources.rhythms import rhythm_of
 from enecg.tasks import TASKS
 from records_helpers import some_signal, write_record
@@ -140,3 +140,21 @@ def test_impossible_labels_become_missing_and_are_counted() -> None:
     assert rhythm.tolist() == ["SR", "XYZ", None] and impossible == 0
     found = statistics(gender, "classification", impossible=1)
     assert found["present"] == 1 and found["classes"] == {"male": 1}
+
+
+def test_lists_of_names_are_kept_and_counted() -> None:
+    table = pd.DataFrame({"superclasses": [["MI", "CD"], [], None, ["MI"]], "site": [1, 2, 3, 4]})
+    _, described = checked_columns(table, (), ("superclasses", "site"))
+    assert described == {
+        "superclasses": {
+            "kind": "multilabel",
+            "present": 3,
+            "missing": 1,
+            "made_missing_as_impossible": 0,
+            "classes": {"CD": 1, "MI": 2},
+            "none_holds": 1,
+        }
+    }
+    column = arrow_column(table["superclasses"])
+    assert column.to_pylist() == [["MI", "CD"], [], None, ["MI"]]
+    assert column.type.value_type == "string"

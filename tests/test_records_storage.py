@@ -22,7 +22,7 @@ from enecg.records.parts import claim
 from enecg.records.relabel import relabel
 from enecg.records.verify import verdict_text, verify
 from enecg.storage import Folder
-from records_helpers import corpus, run_convert, some_signal, write_record
+from records_helpers import corpus, run_convert, run_job, some_signal, write_record
 from s3_server import s3_server, upload
 
 
@@ -152,6 +152,20 @@ def test_the_description_counts_what_is_there(store: RecordStore) -> None:
         assert expected in lines, f"{expected!r} not in {lines}"
     assert any(re.match(r"size \d+\.\d MB in 6 files, \d+\.\d kB of signal a record", line)
                for line in lines)  # fmt: skip
+
+
+def test_a_record_is_drawn_by_its_id(store: RecordStore, tmp_path: Path) -> None:
+    drawn = run_job(
+        "draw.py", "--records", store.uri, "--record", "r003", "--output", tmp_path / "ecg.png"
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "ecg.png").read_bytes().startswith(b"\x89PNG")
+    for record, output, told in (("r9", "x.png", "no record 'r9'"), ("r3", "x.doc", "png, pdf")):
+        refused = run_job(
+            "draw.py", "--records", store.uri, "--record", record, "--output", tmp_path / output
+        )
+        assert refused.returncode == 2 and told in refused.stderr
+        assert not (tmp_path / output).exists()
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from enecg.stage1.ridge import calibrate, fit_ridge, ridge_path
+from enecg.stage1 import ridge
+from enecg.stage1.ridge import _Tall, _Wide, calibrate, fit_ridge
 from problems import AGE, FINDINGS, GENDER
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
-def test_solutions_equal_scikit_learns(shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("solver", [_Wide, _Tall])
+@pytest.mark.parametrize("without", [None, 2])
+def test_solutions_equal_scikit_learns(
+    shape: tuple[int, int], solver: Any, without: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ridge, "CHUNK", 7)
     random = np.random.default_rng(0)
     x, y = random.normal(size=shape) + 3, random.normal(size=(shape[0], 2))
+    part = np.arange(shape[0]) % 5
     alphas = torch.tensor([0.5, 20.0], dtype=torch.float64)
-    path = ridge_path(torch.from_numpy(x), torch.from_numpy(y), alphas)
+    rows_of = torch.from_numpy(x).__getitem__
+    path = solver(rows_of, torch.from_numpy(y), torch.from_numpy(part)).solve(alphas, without)
     for alpha, (coef_DC, intercept_C) in zip(alphas.tolist(), path, strict=True):
-        known = Ridge(alpha=alpha).fit(x, y)
+        known = Ridge(alpha=alpha).fit(x[part != without], y[part != without])
         np.testing.assert_allclose(coef_DC.T.numpy(), known.coef_, atol=1e-9)
         np.testing.assert_allclose(intercept_C.numpy(), known.intercept_, atol=1e-9)
 

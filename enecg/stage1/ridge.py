@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -9,11 +10,13 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from enecg.stage1.heads import Head, balanced, spread, standardised
+from enecg.stage1.heads import Head, balanced, standardised
 from enecg.tasks import Task
 
 ALPHAS = torch.logspace(0, 6, 13, dtype=torch.float64)
 """Penalties tried; features are standardised, so they compare with the number of records."""
+CHUNK = 4096
+"""Records in float64 at a time."""
 
 
 def fit_ridge(
@@ -46,8 +49,7 @@ def fit_ridge(
     """
     head = Head(f_RD.shape[1], task, hidden=())
     head.scale_targets(target_R)
-    mean_D, std_D = f_RD.double().mean(0), spread(f_RD.double())
-    x_RD = standardised(f_RD.double(), mean_D, std_D)
+    mean_D, std_D = _mean_and_spread(f_RD)
     if task.kind == "regression":
         y_RC = ((target_R.double() - head.target_mean) / head.target_std)[:, None]
     elif task.kind == "multilabel":
@@ -55,16 +57,18 @@ def fit_ridge(
     else:
         y_RC = torch.nn.functional.one_hot(target_R.long(), task.width).double()
 
+    solver = _Wide if f_RD.shape[0] <= f_RD.shape[1] else _Tall
+    data = solver(lambda rows: standardised(f_RD[rows].double(), mean_D, std_D), y_RC, part_R)
     scores_ARC = torch.zeros(len(ALPHAS), *y_RC.shape, dtype=torch.float64)
     for part in part_R.unique():
-        inside = part_R == part
-        for number, (coef_DC, intercept_C) in enumerate(
-            ridge_path(x_RD[~inside], y_RC[~inside], ALPHAS)
-        ):
-            scores_ARC[number, inside] = x_RD[inside] @ coef_DC + intercept_C
+        solutions = data.solve(ALPHAS, without=int(part))
+        for rows in (part_R == part).nonzero()[:, 0].split(CHUNK):
+            x_BD = data.features(rows)
+            for number, (coef_DC, intercept_C) in enumerate(solutions):
+                scores_ARC[number, rows] = x_BD @ coef_DC + intercept_C
     best = int((scores_ARC - y_RC).square().mean((1, 2)).argmin())
 
-    [(coef_DC, intercept_C)] = ridge_path(x_RD, y_RC, ALPHAS[best : best + 1])
+    [(coef_DC, intercept_C)] = data.solve(ALPHAS[best : best + 1])
     if task.kind == "classification":
         slope, bias_C = calibrate(scores_ARC[best].numpy(), target_R.long().numpy(), balance)
         coef_DC, intercept_C = coef_DC * slope, intercept_C * slope + torch.from_numpy(bias_C)
@@ -81,10 +85,72 @@ def fit_ridge(
     return head
 
 
+def _mean_and_spread(f_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """Each feature's mean, and its deviation as `heads.spread` gives it, in float64."""
+    mean_D = f_RD.mean(0, dtype=torch.float64)
+    square_D, largest_D = torch.zeros_like(mean_D), torch.zeros_like(mean_D)
+    for part in f_RD.split(CHUNK):
+        square_D += (part - mean_D).square().sum(0)
+        largest_D = torch.maximum(largest_D, part.double().abs().amax(0))
+    deviation_D = (square_D / len(f_RD)).sqrt()
+    return mean_D, torch.where(deviation_D > 1e-6 * largest_D.clamp_min(1e-6), deviation_D, 1.0)
+
+
+class _Wide:
+    """Ridge regression where there are at most as many records as features: all in memory."""
+
+    def __init__(self, features: Callable[[Tensor], Tensor], y_RC: Tensor, part_R: Tensor) -> None:
+        self.features, self.y_RC, self.part_R = features, y_RC, part_R
+        self.x_RD = features(torch.arange(len(y_RC)))
+
+    def solve(self, alphas: Tensor, without: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """As `ridge_path`, for all records or for those of all parts but one."""
+        if without is None:
+            return ridge_path(self.x_RD, self.y_RC, alphas)
+        learns = self.part_R != without
+        return ridge_path(self.x_RD[learns], self.y_RC[learns], alphas)
+
+
+class _Tall:
+    """The same from sums over each part's records, met chunk by chunk: memory does not grow."""
+
+    def __init__(self, features: Callable[[Tensor], Tensor], y_RC: Tensor, part_R: Tensor) -> None:
+        self.features = features
+        self.sums: dict[int, list[Tensor]] = {}
+        for part in part_R.unique().tolist():
+            for rows in (part_R == part).nonzero()[:, 0].split(CHUNK):
+                # A column of ones gives the sums and the count along with the products.
+                x_BD = nn.functional.pad(features(rows), (0, 1), value=1.0)
+                y_BC = nn.functional.pad(y_RC[rows], (0, 1), value=1.0)
+                found = [x_BD.T @ x_BD, x_BD.T @ y_BC]
+                known = self.sums.setdefault(part, [torch.zeros_like(each) for each in found])
+                for total, each in zip(known, found, strict=True):
+                    total += each
+
+    def solve(self, alphas: Tensor, without: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """As `_Wide.solve`."""
+        xx, xy = (
+            sum(sums[which] for part, sums in self.sums.items() if part != without)
+            for which in (0, 1)
+        )
+        assert isinstance(xx, Tensor) and isinstance(xy, Tensor)
+        n = xx[-1, -1]
+        x_D, y_C = xx[-1, :-1] / n, xy[-1, :-1] / n
+        gram_DD = xx[:-1, :-1] - n * torch.outer(x_D, x_D)
+        product_DC = xy[:-1, :-1] - n * torch.outer(x_D, y_C)
+        values, vectors = torch.linalg.eigh(gram_DD)
+        projected = vectors.T @ product_DC
+        solutions = []
+        for alpha in alphas:
+            coef_DC = vectors @ (projected / (values.clamp_min(0) + alpha)[:, None])
+            solutions.append((coef_DC, y_C - x_D @ coef_DC))
+        return solutions
+
+
 def ridge_path(x_RD: Tensor, y_RC: Tensor, alphas: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Solve ridge regression with an unpenalised intercept for several penalties.
 
-    Works on the smaller of the two Gram matrices, decomposed once for all penalties.
+    Works on the records' Gram matrix, decomposed once for all penalties.
 
     Returns
     -------
@@ -93,13 +159,12 @@ def ridge_path(x_RD: Tensor, y_RC: Tensor, alphas: Tensor) -> list[tuple[Tensor,
     """
     x_mean, y_mean = x_RD.mean(0), y_RC.mean(0)
     x_RD, y_RC = x_RD - x_mean, y_RC - y_mean
-    wide = x_RD.shape[0] < x_RD.shape[1]
-    values, vectors = torch.linalg.eigh(x_RD @ x_RD.T if wide else x_RD.T @ x_RD)
-    projected = vectors.T @ (y_RC if wide else x_RD.T @ y_RC)
+    values, vectors = torch.linalg.eigh(x_RD @ x_RD.T)
+    projected = vectors.T @ y_RC
     solutions = []
     for alpha in alphas:
         solved = vectors @ (projected / (values.clamp_min(0) + alpha)[:, None])
-        coef_DC = x_RD.T @ solved if wide else solved
+        coef_DC = x_RD.T @ solved
         solutions.append((coef_DC, y_mean - x_mean @ coef_DC))
     return solutions
 

@@ -25,7 +25,7 @@ from enecg.stage1.feeding import HELD_BYTES, Feed
 from enecg.stage1.fitting import Progress, fit_units
 from enecg.stage1.head_space import HeadChoice, papers_head
 from enecg.stage1.lora import merge_lora, restore, trained
-from enecg.stage1.ridge import fit_ridge
+from enecg.stage1.ridge import CHUNK, fit_ridge
 from enecg.stage1.units import Unit, build_unit
 from enecg.tasks import Task, known
 
@@ -160,7 +160,8 @@ def adapt_heads(
         models |= {("ridge", task.name, fit): ridge(fit, task) for task in tasks for fit in fits}
 
     def answers_of(model: Model) -> np.ndarray:
-        return AdaptedExpert([model], "").answer(features_ND).numpy()
+        expert = AdaptedExpert([model], "")
+        return torch.cat([expert.answer(part) for part in features_ND.split(CHUNK)]).numpy()
 
     chosen = choose_heads(setup, models, answers_of)
     if setup.expert.final_rule == "refit":

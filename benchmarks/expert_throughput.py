@@ -1,8 +1,9 @@
 """Measure how many records a second each expert turns into features, at published size.
 
 On a GPU under bfloat16, with the share of its peak that the backbone's multiplications reach; on a
-CPU in float32. `features` is `prepare` and then `embed`, timed apart. Weights are random: they do
-not change the speed.
+CPU in float32, on one core and in CPU seconds, so that other work on the machine disturbs little.
+`features` is `prepare` and then `embed`, timed apart. Weights are random: they do not change the
+speed.
 
     python benchmarks/expert_throughput.py [--batch N] [--experts NAME,NAME] [--seconds S]
 """
@@ -27,6 +28,7 @@ PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A1
 
 def measure(name: str, batch: int, seconds: float) -> str:
     """Return one row of the table; this process's peak memory is that expert's."""
+    torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     expert = experts.load(name).to(device)
     generator = torch.Generator().manual_seed(0)
@@ -70,8 +72,9 @@ def _number(value: float) -> str:
 
 def _now(device: torch.device) -> float:
     """Return a clock's time, after the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
@@ -93,8 +96,7 @@ def main() -> None:
         print(measure(given.one, given.batch, given.seconds))
         return
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    print(f"{device}, {torch.get_num_threads()} threads, batches of {given.batch}, torch "
-          f"{torch.__version__}")  # fmt: skip
+    print(f"{device}, batches of {given.batch}, torch {torch.__version__}")  # fmt: skip
     columns = ["expert", "parameters", "features, records/s", "prepare, records/s",
                "embed, records/s", "GFLOP/record", "GFLOP/s", "memory, GB"]  # fmt: skip
     columns += ["of peak"] if torch.cuda.is_available() else []

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from enecg import experts, signals
+from enecg.config import load_config
 from enecg.errors import UserError
 from enecg.experts.contract import Expert
 from tests.expert_signals import ecg_like, golden_folder, published_shapes
@@ -213,6 +214,30 @@ def test_published_size_has_the_published_tensors(golden: Path) -> None:
 def test_impossible_sizes_are_named(config: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=f"expert ecgfounder: config: .*{complaint}"):
         experts.load("ecgfounder", config=config)
+
+
+@pytest.mark.parametrize("shipped", ["ptb_xl", "ptb_xl_rhythm"])
+def test_the_small_one_of_the_shipped_configs_learns_from_scratch(shipped: str) -> None:
+    settings = load_config(Path(f"ray_jobs/config/{shipped}.yaml")).experts["ecgfounder"]
+    assert (settings.weights, settings.adaptation) == (None, "full")
+    expert = experts.load("ecgfounder", **settings.options).train()
+    assert expert.spec.parameters == 12_356
+    assert all(parameter.requires_grad for parameter in expert.parameters())
+    prepared_BLT = expert.prepare(ecg_like(24))
+    target_B = torch.arange(24) % 2
+    prepared_BLT[:, 3] += 0.5 * target_B[:, None]
+    torch.manual_seed(0)
+    head = torch.nn.Linear(expert.spec.width, 1)
+    optimiser = torch.optim.Adam([*expert.parameters(), *head.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(30):
+        out_B = head(expert.embed(prepared_BLT))[:, 0]
+        loss = functional.binary_cross_entropy_with_logits(out_B, target_B.float())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
 
 
 @torch.no_grad()

@@ -178,7 +178,9 @@ WHOLE = st.integers(-(10**9), 10**9)
     gain=st.floats(0.001, 1e6).map(lambda x: round(x, 9)),
     baseline=WHOLE | st.none(),
     unit=st.sampled_from(["mV", "uV", "mmHg", None]),
-    numbers=st.lists(WHOLE, max_size=5),
+    numbers=st.lists(WHOLE, max_size=5).map(
+        lambda found: [abs(n) if place in (0, 4) else n for place, n in enumerate(found)]
+    ),
     lead=st.sampled_from(["I", "aVR", "sig 0, fmt 8", "V 1"]) | st.none(),
     tail=st.sampled_from(["", " 10:00:00", " 10:00:00.5 01/02/2003", " 04-Jun-2020 15:11:55"]),
     end=st.sampled_from(["\n", "\r\n"]),

@@ -34,8 +34,8 @@ _GAIN = re.compile(
 # ADC resolution, ADC zero, initial value, checksum, block size, description: all but the last whole
 # numbers, and any of them may be left out from the right.
 _REST = re.compile(
-    r"-?[0-9]{1,15}(\s+(?P<zero>-?[0-9]{1,15})(\s+-?[0-9]{1,15}(\s+(?P<checksum>-?[0-9]{1,15})"
-    r"(\s+-?[0-9]{1,15}(\s+(?P<name>\S.*))?)?)?)?)?"
+    r"[0-9]{1,15}(\s+(?P<zero>-?[0-9]{1,15})(\s+-?[0-9]{1,15}(\s+(?P<checksum>-?[0-9]{1,15})"
+    r"(\s+[0-9]{1,15}(\s+(?P<name>\S[^\t]*))?)?)?)?)?"
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 

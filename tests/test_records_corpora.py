@@ -88,7 +88,7 @@ def test_mimic_iv_ecg(mimic: Path, real_ecgs: Path, tmp_path: Path, ray_cluster:
     assert one["report"] == "Sinus rhythm\nNormal ECG"
     assert (one["age"], one["gender"], one["flag"]) == (52, "male", "normal")
     assert (two["gender"], two["flag"]) == ("female", "abnormal") and np.isnan(three["age"])
-    ids, x_BLT = next(store.signals(["40000017"]))
+    _, x_BLT = next(store.signals(["40000017"]))
     fast = read(real_ecgs / "ptb-xl/records500/00000/00001_hr")
     expected = np.stack([fast[lead].digital_T[:5000] for lead in range(12)]) / 200
     np.testing.assert_allclose(x_BLT[0], expected, rtol=1e-6)
@@ -118,6 +118,29 @@ def test_the_readme_prints_the_rules() -> None:
     rules = [(name, pattern.replace("|", r"\|")) for name, pattern in RULES]
     assert [row for row in printed if row[0] in dict(RULES)] == rules
     assert HEDGED.replace("|", r"\|") in README.read_text()
+
+
+# ---- a source of one's own
+
+
+def test_the_readme_s_source_works_as_it_stands(tmp_path: Path) -> None:
+    text = README.read_text()
+    (code,) = re.findall(r"```python\n(\"\"\"Our hospital.+?)```", text, re.DOTALL)
+    assert len(code.splitlines()) <= 20
+    module: dict[str, object] = {}
+    exec(compile(code, "hospital.py", "exec"), module)
+    source = module["SOURCE"]
+    assert isinstance(source, sources.Source)
+    write_record(tmp_path / "ecg", "v007", some_signal())
+    (tmp_path / "visits.csv").write_text("visit,patient,age,sex,ward\nv007,0012,61,F,east\n")
+    listing = source.list_records(Corpus.at(tmp_path), None)
+    assert listing.labels == ("age", "gender") and listing.metadata == ("ward",)
+    row = listing.table.iloc[0]
+    assert (row["record_id"], row["subject_id"], row["gender"]) == ("v007", "0012", "female")
+    assert len(source.read(tmp_path, row["path"])) == 12
+    assert source.files(row["path"], lambda name: (tmp_path / name).read_bytes()) == [
+        "ecg/v007.hea", "ecg/v007.dat",
+    ]  # fmt: skip
 
 
 # ---- the Challenges

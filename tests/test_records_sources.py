@@ -26,7 +26,7 @@ def ptb_xl(folder: Path, *rows: str) -> sources.Listing:
 
 def test_an_unknown_source_is_told_with_the_nearest() -> None:
     assert sources.names() == (
-        "ptb-xl", "mimic-iv-ecg", "challenge", "code-15", "enecg", "wfdb",
+        "challenge", "code-15", "enecg", "mimic-iv-ecg", "ptb-xl", "wfdb",
     )  # fmt: skip
     with pytest.raises(UserError, match="did you mean 'ptb-xl'"):
         sources.get("ptbxl")

@@ -1,25 +1,28 @@
 """How corpora are laid out: one file per layout, each turning a folder into a listing.
 
-To add a layout, write a file with a `SOURCE` in it and name it in `SOURCES`.
+To add a layout, put a file with a `SOURCE` here; nothing else registers it.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 from enecg.errors import UserError, did_you_mean
-from enecg.records.sources import (
-    challenge,
-    code_15,
-    manifest,
-    mimic_iv_ecg,
-    ptb_xl,
-    wfdb_folder,
-)
 from enecg.records.sources.listing import Listing, Source
 
-SOURCES: dict[str, Source] = {
-    layout.SOURCE.name: layout.SOURCE
-    for layout in (ptb_xl, mimic_iv_ecg, challenge, code_15, manifest, wfdb_folder)
-}
+
+def _found() -> dict[str, Source]:
+    """Map the name of every layout in this folder to it, in alphabetical order."""
+    found: dict[str, Source] = {}
+    for file in pkgutil.iter_modules(__path__):
+        source = getattr(importlib.import_module(f"{__name__}.{file.name}"), "SOURCE", None)
+        if source is not None:
+            found[source.name] = source
+    return dict(sorted(found.items()))
+
+
+SOURCES: dict[str, Source] = _found()
 
 __all__ = ["SOURCES", "Listing", "Source", "get", "names"]
 

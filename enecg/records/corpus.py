@@ -48,7 +48,8 @@ class Corpus(Folder):
         UserError
             A name that is not UTF-8.
         """
-        found = sorted(self._remote_names() if self.remote else self._local_names())
+        every = self._remote_names() if self.remote else self._local_names()
+        found = sorted(name for name in every if name.endswith(ending))
         for name in found:
             try:
                 name.encode()
@@ -57,7 +58,7 @@ class Corpus(Folder):
                 raise UserError(
                     f"{self.uri}: {shown}: a name that is not UTF-8; rename it"
                 ) from None
-        return [name for name in found if name.endswith(ending)]
+        return found
 
     def read_heads(self, names: Sequence[str], size: int) -> Iterator[tuple[str, bytes]]:
         """Read the first bytes of many files, side by side where they come over a network.

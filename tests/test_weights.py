@@ -144,6 +144,8 @@ def test_a_cut_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_no_file_and_no_state_dict(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         weights.read(tmp_path / "none.pt")
+    with pytest.raises(UserError, match="is a folder; give the file"):
+        weights.read(tmp_path)
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="no state dict"):
         weights.tensors_of(weights.read(tmp_path / "list.pt"), tmp_path / "list.pt")

@@ -152,6 +152,8 @@ def read(path: str | Path) -> Any:
         is not data (a blocked module, a call of a function).
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"weights {path}: is a folder; give the file with the weights itself")
     if not path.is_file():
         raise UserError(f"weights {path}: no such file")
     if path.suffix == ".safetensors":

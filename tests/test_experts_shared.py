@@ -93,7 +93,9 @@ def test_corpora_overlap_by_their_parts() -> None:
     assert overlap(("ptb-xl", "heedb"), "challenge") == ("ptb-xl",)
     assert overlap(ecg_fm, "code-15") == overlap(ecg_fm, "wfdb") == overlap((), "ptb-xl") == ()
     assert set(sources.names()) - {"wfdb", "enecg"} <= set(CORPORA)
-    assert {name for parts in PARTS.items() for name in (parts[0], *parts[1])} <= set(CORPORA)
+    assert overlap(("mimic-iv-ecg",), "enecg") == ("mimic-iv-ecg",)  # the authors' manifest
+    assert set(PARTS) <= {*CORPORA, *sources.names()}
+    assert {name for parts in PARTS.values() for name in parts} <= set(CORPORA)
 
 
 def test_drawn_weights_leave_torchs_own_random_numbers_alone() -> None:

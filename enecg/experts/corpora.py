@@ -33,8 +33,9 @@ PARTS: dict[str, tuple[str, ...]] = {
     "challenge": (
         "ptb-xl", "ptb", "chapman-shaoxing", "ningbo", "georgia", "cpsc-2018", "st-petersburg",
     ),
+    "enecg": ("mimic-iv-ecg",),
 }  # fmt: skip
-"""Corpora that are made up of others."""
+"""Corpora, and sources of records, that are made up of others."""
 
 
 def overlap(pretrained_on: Iterable[str], source: str) -> tuple[str, ...]:

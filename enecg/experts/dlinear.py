@@ -60,7 +60,8 @@ class DLinear(Expert):
             width=len(signals.LEADS) * pred_len,
             parameters=2 * pred_len * (SEQ_LEN + 1),
             licence="MIT (thuml/Time-Series-Library, EnECG checkpoint)",
-            pretraining_corpora=(),
+            # EnECG does not name the ECGs it trained on; those of its paper are MIMIC-IV-ECG.
+            pretraining_corpora=("mimic-iv-ecg",),
             adaptations=ADAPTATIONS,
             needs_weights=True,
             uses_r_peaks=False,

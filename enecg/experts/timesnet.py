@@ -88,7 +88,8 @@ class TimesNet(Expert):
             width=len(signals.LEADS) * (PRED_LEN if pool == "forecast" else D_MODEL * POOLS[pool]),
             parameters=sum(p.numel() for p in network.parameters()),
             licence="MIT (thuml/Time-Series-Library, EnECG checkpoint)",
-            pretraining_corpora=(),
+            # EnECG does not name the ECGs it trained on; those of its paper are MIMIC-IV-ECG.
+            pretraining_corpora=("mimic-iv-ecg",),
             adaptations=ADAPTATIONS,
             needs_weights=True,
             uses_r_peaks=False,

@@ -192,8 +192,9 @@ def _features_of(
     gpus, cpus = int(resources.get("GPU", 0)), int(resources["CPU"])
     load = (expert.name, settings.weights, settings.options)
     on_cpu = expert.prepares_on == "cpu"
-    actors = gpus or max(1, cpus - 3)
-    share = 1 if cpus > 3 else 0.25  # reading needs a whole CPU, also where there are only two
+    # Reading needs a whole CPU; without GPUs the backbone needs most, and decoding next to nothing.
+    embedders = gpus or max(1, cpus - 2)
+    decoders, share = (max(1, cpus - 1), 1.0) if gpus else (2, 0.5 if cpus > 3 else 0.25)
     shards = store.index.loc[store.index["record_id"].isin(wanted), "shard"].unique()
     results = (
         store.dataset(shards=set(shards))
@@ -204,17 +205,15 @@ def _features_of(
                 (store.folder, features),
             ),
             batch_size=BATCH,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, max_size=max(1, cpus - 2 - (0 if gpus else actors))
-            ),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=decoders),
             num_cpus=share,
         )
         .map_batches(
             Embedder,
             fn_constructor_args=(load, on_cpu),
             batch_size=BATCH,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            num_cpus=0 if gpus else share,
+            compute=ray.data.ActorPoolStrategy(size=embedders),
+            num_cpus=0 if gpus else (1 if cpus > 3 else 0.25),
             num_gpus=1 if gpus else 0,
         )
     )

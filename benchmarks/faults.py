@@ -153,14 +153,16 @@ def raylet(run: Run, cluster: Cluster) -> None:
 def damaged_checkpoint(run: Run, cluster: Cluster) -> None:
     run.prepare(0.3)
 
+    def states() -> list[Path]:
+        return sorted(run.train_folder.glob("checkpoint_*/finished.pt"))
+
     def blow() -> None:
-        newest = sorted(run.train_folder.glob("checkpoint_*/manifest-0.json"))[-1].parent
-        state = newest / "finished.pt"
-        state.write_bytes(state.read_bytes()[:-1])
+        newest = states()[-1]
+        newest.write_bytes(newest.read_bytes()[:-1])
         kill_last(run)
 
     def twice() -> bool:
-        return len(list(run.train_folder.glob("checkpoint_*/manifest-0.json"))) > 1
+        return len(states()) > 1
 
     strike(run, twice, blow)
 

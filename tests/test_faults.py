@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from enecg.config import parse_config
 from enecg.errors import JobFailed
 from enecg.experiment import Experiment, open_experiment
 from enecg.records import RecordStore
+from enecg.stage1.adapted import load_outputs
 from enecg.stage1.embed import BATCH, Embedder
 from enecg.stage1.jobs import expert_folder, train_experts
 from extra_experts.probe import calls_by
@@ -41,8 +43,9 @@ def experiment_in(folder: Path, store: RecordStore, adaptation: str, **stage1: A
     return open_experiment(parse_config(values))
 
 
-def outputs_of(experiment: Experiment) -> bytes:
-    return (expert_folder(experiment.config, "probe") / "outputs.safetensors").read_bytes()
+def outputs_of(experiment: Experiment) -> np.ndarray:
+    folder = expert_folder(experiment.config, "probe")
+    return load_outputs(folder / "outputs.safetensors")["gender"]
 
 
 def disturbed(experiment: Experiment, inject: Callable[[], bool]) -> None:
@@ -84,7 +87,7 @@ def test_a_killed_train_worker_with_a_damaged_newest_checkpoint(
 
     def inject() -> bool:
         sealed = sorted(train.glob("checkpoint_*/manifest-0.json"))
-        if len(sealed) < 2:
+        if len(sealed) < 2 or not (sealed[-1].parent / "finished.pt").exists():
             return False
         state = sealed[-1].parent / "finished.pt"
         state.write_bytes(state.read_bytes()[:-1])
@@ -93,7 +96,7 @@ def test_a_killed_train_worker_with_a_damaged_newest_checkpoint(
         return True
 
     disturbed(experiment, inject)
-    assert outputs_of(experiment) == outputs_of(undisturbed)
+    np.testing.assert_array_equal(outputs_of(experiment), outputs_of(undisturbed))
     said = capsys.readouterr().err
     assert "passes over the damaged checkpoint" in " ".join(said.split())
 
@@ -113,7 +116,8 @@ def test_a_killed_data_actor(synthetic_store: RecordStore, tmp_path: Path) -> No
         return True
 
     disturbed(experiment, inject)
-    assert outputs_of(experiment) == outputs_of(undisturbed)
+    # Features are computed in other batches, and so are equal but for rounding.
+    np.testing.assert_allclose(outputs_of(experiment), outputs_of(undisturbed), atol=1e-4)
 
 
 def test_out_of_memory_the_micro_batch_is_halved_once(

@@ -202,7 +202,7 @@ def test_a_run_killed_twice_goes_on_and_ends_as_if_never_stopped(
         "ray_jobs/pipeline.py", "--config", str(finished / "config.yaml"),
         "--set", f"run_dir={run}", "--set", "stage1.checkpoint_seconds=0",
     ]  # fmt: skip
-    killed(arguments, lambda: any(run.glob("experts/rocket/train/checkpoint_*/phase.json")))
+    killed(arguments, lambda: any(run.glob("experts/rocket/train/checkpoint_*/manifest-0.json")))
     killed(arguments, lambda: any(run.glob("gate/predictions/*.safetensors")))
     assert not (run / "results.json").exists()
     again = job(*arguments)

@@ -121,7 +121,8 @@ def fit_units(
                 engine.backward(loss)
             engine.step()
         rate = feed.n / (time.monotonic() - started)
-        losses = _validation_losses(engine, bank, units, feed, tensors, settings.batch_size, device)
+        size = sweep_size(settings, feed.world)
+        losses = _validation_losses(engine, bank, units, feed, tensors, size, device)
         for unit, model, value in zip(units, bank.of_units(), losses, strict=True):
             if value is not None and not math.isfinite(value):
                 raise JobFailed(
@@ -238,6 +239,13 @@ def _selections(units: list[Unit], rows: Rows, purpose: str, device: torch.devic
     return [
         torch.from_numpy(np.flatnonzero(unit.wanted(rows, purpose))).to(device) for unit in units
     ]
+
+
+def sweep_size(settings: Stage1Settings, world: int) -> int:
+    """Records, over all workers, that pass the models together where nothing is learned."""
+    if settings.micro_batch == "auto":
+        return settings.batch_size
+    return min(settings.batch_size, settings.micro_batch * world)
 
 
 def _micro_batches(

@@ -22,14 +22,12 @@ from enecg.stage1.adapted import AdaptedExpert, Model
 from enecg.stage1.choosing import Outcome, Setup, choose_heads, outcome_of
 from enecg.stage1.engine import ADAM_BYTES
 from enecg.stage1.feeding import HELD_BYTES, Feed
-from enecg.stage1.fitting import Progress, fit_units
+from enecg.stage1.fitting import Progress, fit_units, sweep_size
 from enecg.stage1.head_space import HeadChoice, papers_head
 from enecg.stage1.lora import merge_lora, restore, trained
 from enecg.stage1.ridge import CHUNK, fit_ridge
 from enecg.stage1.units import Unit, build_unit
 from enecg.tasks import Task, known
-
-SWEEP_BATCH = 256
 
 
 @dataclass
@@ -228,7 +226,8 @@ def train_backbones(
         for fit, unit in units.items()
         for task in tasks
     }
-    table = _answers_of_all(tasks, list(units.items()), feed, device)
+    size = sweep_size(setup.settings, feed.world)
+    table = _answers_of_all(tasks, list(units.items()), feed, size, device)
 
     def answers_of(model: Model) -> np.ndarray:
         return table[id(model.head)]
@@ -239,7 +238,7 @@ def train_backbones(
 
 @torch.no_grad()
 def _answers_of_all(
-    tasks: list[Task], units: list[tuple[Fit, Unit]], feed: Feed, device: torch.device
+    tasks: list[Task], units: list[tuple[Fit, Unit]], feed: Feed, size: int, device: torch.device
 ) -> dict[int, np.ndarray]:
     """Every head's answers for every record, by the head's identity.
 
@@ -253,7 +252,7 @@ def _answers_of_all(
             unit.model.to(device).eval()
             for task in tasks:
                 answers[id(unit.model.head(task.name))] = torch.zeros(feed.n, task.width)
-        for rows, inputs in feed.sweep(SWEEP_BATCH):
+        for rows, inputs in feed.sweep(size):
             on_device = inputs.to(device)
             for unit in group if len(rows) else []:
                 for name, out_BC in unit.model(on_device).items():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -172,10 +173,11 @@ def _out_of_memory(
         write_json(folder / FAILED, {"why": why})
         return
     write_json(folder / MICRO_BATCH, {"micro_batch": -(-size // 2)})
-    board.tell.remote(
+    text = (
         f"{name}: out of device memory; starts again with {-(-size // 2)} records at a time, "
         "their gradients added up"
     )
+    ray.get(board.tell.remote(text))  # now: this process is about to end
 
 
 def _device_memory_mb() -> float:

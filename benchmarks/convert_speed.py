@@ -3,8 +3,8 @@
 python benchmarks/convert_speed.py path/to/ptb-xl [--records 256] [--repeats 3]
 
 The plain loop is what a notebook does: ``wfdb.rdsamp`` of each record, then one Parquet file with
-a list column (float32, zstd). Ours is `enecg.records.shard_task.convert_records` on the same
-records: read, verified, brought into the store's form, hashed, written.
+a list column (float32, zstd). Ours is what `enecg.records.shard_task.convert_shard` does with the
+same records: read, checksums verified, brought into the store's form, hashed, written.
 """
 
 from __future__ import annotations

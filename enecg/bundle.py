@@ -191,7 +191,9 @@ class Predictor:
                     # A trained backbone's weights are in the bundle; where they began is not asked.
                     expert = None if settings.builds_on_weights else adapted.models[0].backbone
                     if expert is None:
-                        expert = experts.load(name, weights=settings.weights, **settings.options)
+                        expert = experts.load(
+                            settings.backbone(name), weights=settings.weights, **settings.options
+                        )
                     fingerprints[key] = expert.fingerprint()
                     self._backbones[key] = expert.to(device)
                 if bundle.fingerprints.get(name, fingerprints[key]) != fingerprints[key]:

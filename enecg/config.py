@@ -14,6 +14,8 @@ from enecg.storage import Folder, is_remote
 from enecg.tasks import Task, task_from
 
 Positive = Annotated[int, Field(ge=1)]
+OTHER_PREDICTORS = ("uniform", "stacking", "gate", "ensemble", "dummy")
+"""What stands beside the experts in results."""
 
 
 class _Section(BaseModel):
@@ -33,6 +35,9 @@ class ExpertSettings(_Section):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
+    expert: str | None = None
+    """Which expert it is; default: the one of the entry's own name. So one expert can stand there
+    several times, under different names and with different settings."""
     weights: str | None = None
     """The authors' weights: a file or folder."""
     adaptation: Literal["head", "head_lora", "lora", "full"] = "head"
@@ -43,6 +48,10 @@ class ExpertSettings(_Section):
     final: Literal["refit", "average"] | None = None
     """What predicts test groups: one model refitted on all training groups, or the inner models'
     mean. Unset: refit for frozen backbones, average for trained ones."""
+
+    def backbone(self, name: str) -> str:
+        """The expert that an entry called ``name`` uses."""
+        return self.expert or name
 
     @property
     def frozen(self) -> bool:
@@ -81,7 +90,7 @@ class Stage1Settings(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1.0e-2
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of a model's gradient; each model (unit) is clipped by its own."""
-    heads: Annotated[list[Literal["ridge", "ffn"]], Field(min_length=1)] = ["ridge", "ffn"]
+    heads: Annotated[list[Literal["ridge", "ffn", "trees"]], Field(min_length=1)] = ["ridge", "ffn"]
     """Heads tried on a frozen backbone; the best one per task is chosen on training groups."""
     head_trials: Annotated[int, Field(ge=0)] = 0
     """Further feed-forward heads tried, drawn from `head_space`."""
@@ -170,6 +179,19 @@ class Config(_Section):
                     n: {} if s is None else s for n, s in values["experts"].items()
                 }
         return values
+
+    @field_validator("experts")
+    @classmethod
+    def _names_of_experts_are_names(
+        cls, entries: dict[str, ExpertSettings]
+    ) -> dict[str, ExpertSettings]:
+        """Folders, columns and rows of tables are called by them."""
+        for name in entries:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(f"the name {name!r} has more in it than letters, digits, - and _")
+            if name in OTHER_PREDICTORS:
+                raise ValueError(f"{name!r} is no name for an expert: results use it otherwise")
+        return entries
 
     @property
     def task_list(self) -> list[Task]:
@@ -292,7 +314,10 @@ def _explain(location: tuple[str, ...], errors: list[Any]) -> str:
         )
     if error["type"] == "missing":
         return f"{where} is missing"
-    wanted = [re.sub(r"^(Value error, )?Input should be ", "", one["msg"]) for one in errors]
+    said = [one["msg"].removeprefix("Value error, ") for one in errors]
+    wanted = [message.removeprefix("Input should be ") for message in said]
+    if error["type"] == "value_error" and wanted[0] == said[0]:
+        return f"{where}: {said[0]}"
     if wanted[0] == error["msg"]:
         return f"{where}: {error['msg']}, not {error['input']!r}"
     allowed = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", " or ".join(wanted))

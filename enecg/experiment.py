@@ -71,14 +71,16 @@ def check_experts(config: Config) -> None:
         Unknown expert or option, an adaptation it does not have, or R-peaks on both sides.
     """
     for name, settings in config.experts.items():
-        allowed = [*ExpertSettings.model_fields, *experts.options(name)]
+        allowed = [*ExpertSettings.model_fields, *experts.options(settings.backbone(name))]
         for key in settings.options:
             if key not in allowed:
                 raise UserError(
                     f"config: unknown key 'experts.{name}.{key}'{did_you_mean(key, allowed)}; "
                     f"allowed in experts.{name}: {', '.join(allowed)}"
                 )
-        spec = experts.load(name, weights=settings.weights, **settings.options).spec
+        spec = experts.load(
+            settings.backbone(name), weights=settings.weights, **settings.options
+        ).spec
         experts.check_adaptation(spec, settings.adaptation, settings.weights is not None)
         clash = [task.name for task in config.task_list if task.from_r_peaks]
         if spec.uses_r_peaks and clash:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from enecg import experts
 from enecg.bundle import Bundle
 from enecg.cluster import peak_memory_mb
-from enecg.config import Config
+from enecg.config import OTHER_PREDICTORS, Config
 from enecg.errors import JobFailed
 from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.paper import draw_ecg
@@ -95,7 +95,9 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
             zip(arrays.experts, weights_NE.mean(0).tolist(), strict=True)
         )
     made_by = {
-        name: experts.load(name, weights=settings.weights, **settings.options).provenance()
+        name: experts.load(
+            settings.backbone(name), weights=settings.weights, **settings.options
+        ).provenance()
         for name, settings in config.experts.items()
     }
     write_bundles(experiment, arrays, chosen, gates, made_by)
@@ -150,7 +152,7 @@ def predict_test_groups(
         The ensemble's weights.
     """
     n = len(arrays.view_NLT)
-    names = [*arrays.experts, "uniform", "stacking", "gate", "ensemble", "dummy"]
+    names = [*arrays.experts, *OTHER_PREDICTORS]
     predictions = {name: np.zeros((n, task.width), dtype=np.float32) for name in names}
     weights_NE = np.zeros((n, len(arrays.experts)), dtype=np.float32)
     target_N = arrays.targets[task.name]

@@ -16,6 +16,7 @@ from enecg.gate.network import Gates
 from enecg.gate.space import GateChoice
 from enecg.stage1.adapted import AdaptedExpert, Model
 from enecg.stage1.heads import FFN_HIDDEN, Head
+from enecg.stage1.trees import Trees, fit_trees
 from enecg.tasks import Task
 
 ROCKET = ExpertSettings.model_validate({"kernels": 8})
@@ -32,6 +33,18 @@ def randomised(module: Any, seed: int) -> Any:
     return module.eval()
 
 
+def grown(width: int, task: Task, seed: int) -> Trees:
+    """Trees of 60 random records."""
+    generator = torch.Generator().manual_seed(seed)
+    f_RD = torch.randn(60, width, generator=generator)
+    noise_RC = torch.randn(60, task.width, generator=generator) / 5
+    if task.kind == "multilabel":
+        return fit_trees(f_RD, ((f_RD[:, : task.width] + noise_RC) > 0).double(), task)
+    if task.kind == "classification":
+        return fit_trees(f_RD, (f_RD[:, : task.width] + noise_RC).argmax(1).double(), task)
+    return fit_trees(f_RD, 50 + 10 * f_RD[:, 0].double(), task)
+
+
 def adapted_expert(name: str, task: Task, kind: str = "ridge", n_models: int = 1) -> AdaptedExpert:
     """Random heads, on backbones of their own where the expert is trained."""
     settings = SETTINGS[name]
@@ -41,8 +54,12 @@ def adapted_expert(name: str, task: Task, kind: str = "ridge", n_models: int = 1
         expert = experts.load(name, **settings.options)
         backbone = None if settings.frozen else randomised(expert, seed)
         hidden = FFN_HIDDEN if kind == "ffn" else ()
-        head = Head(expert.spec.width, task, hidden, trained_backbone=backbone is not None)
-        models.append(Model(randomised(head, seed + 1), backbone))
+        head: Head | Trees = Head(
+            expert.spec.width, task, hidden, trained_backbone=backbone is not None
+        )
+        if kind == "trees":
+            head = grown(expert.spec.width, task, seed)
+        models.append(Model(head if kind == "trees" else randomised(head, seed + 1), backbone))
     return AdaptedExpert(models, kind)
 
 

@@ -36,7 +36,8 @@ def inputs_of(name: str, n: int = 3) -> torch.Tensor:
 @pytest.mark.parametrize("n_models", [1, 3])
 @pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
 @pytest.mark.parametrize(
-    ("name", "kind"), [("rocket", "ridge"), ("rocket", "ffn"), ("dlinear", "ffn")]
+    ("name", "kind"),
+    [("rocket", "ridge"), ("rocket", "ffn"), ("rocket", "trees"), ("dlinear", "ffn")],
 )
 def test_what_is_read_answers_as_what_was_saved(
     name: str, kind: str, task: Task, n_models: int, tmp_path: Path

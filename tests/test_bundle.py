@@ -18,9 +18,10 @@ from enecg import experts
 from enecg.bundle import Bundle, Predictor, load_bundles
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
+from enecg.gate.ensemble import GateEnsemble
 from enecg.predict import rows_of
 from enecg.tasks import Task, task_from
-from models import ROCKET, adapted_expert, bundle, signals
+from models import ROCKET, adapted_expert, bundle, gate, signals
 from problems import AGE, FINDINGS, GENDER, RHYTHM
 
 CPU = torch.device("cpu")
@@ -43,6 +44,32 @@ def test_what_is_loaded_predicts_as_what_was_saved(task: Task, tmp_path: Path) -
         assert one.dtype == np.float32
         assert np.isfinite(one).all()
         np.testing.assert_array_equal(one, other)
+
+
+def test_two_experts_of_one_kind_answer_under_their_own_names(tmp_path: Path) -> None:
+    """Bundled, each keeps its own options."""
+    first, second = adapted_expert("rocket", AGE), adapted_expert("rocket", AGE, "trees")
+    seeds = ExpertSettings.model_validate(ROCKET.model_dump() | {"expert": "rocket", "seed": 5})
+    names = ("rocket", "again")
+    made = Bundle(
+        AGE,
+        list(names),
+        {"rocket": (ROCKET, first), "again": (seeds, second)},
+        GateEnsemble([(1, gate(names, depth=0))]),
+        {},
+    )
+    made.save(tmp_path / "b")
+    [read] = load_bundles(tmp_path / "b")
+    x_BLT = signals(3)
+    [(answer_BC, weights_BE)] = Predictor([read], CPU)(x_BLT).values()
+    by_hand_BC = sum(
+        torch.from_numpy(weights_BE[:, place, None])
+        * adapted.answer(
+            experts.load("rocket", **settings.options).features(torch.from_numpy(x_BLT))
+        )
+        for place, (settings, adapted) in enumerate(made.experts.values())
+    )
+    np.testing.assert_allclose(answer_BC, by_hand_BC, rtol=1e-5)
 
 
 def test_every_tensor_is_in_the_bundle(tmp_path: Path) -> None:

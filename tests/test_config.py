@@ -10,6 +10,7 @@ import yaml
 
 from enecg.config import Config, load_config, parse_config
 from enecg.errors import UserError, exit_code_of
+from enecg.experiment import check_experts
 
 SHIPPED = sorted((Path(__file__).parents[1] / "ray_jobs" / "config").glob("*.yaml"))
 
@@ -37,6 +38,33 @@ def test_the_order_of_experts_and_tasks_is_kept() -> None:
     config = parse_config(values(experts={"z": {}, "a": None}, tasks=["gender", "age"]))
     assert list(config.experts) == ["z", "a"]
     assert [task.name for task in config.task_list] == ["gender", "age"]
+
+
+def test_an_expert_can_stand_there_twice_under_names_of_its_own() -> None:
+    config = parse_config(
+        values(
+            tasks=["age"],
+            experts={"rocket": {}, "slopes": {"expert": "rocket", "signal": "difference"}},
+        )
+    )
+    assert [s.backbone(name) for name, s in config.experts.items()] == ["rocket", "rocket"]
+    assert config.experts["slopes"].options == {"signal": "difference"}
+    check_experts(config)
+
+
+def test_what_an_entry_of_another_name_gets_wrong_is_told_with_that_name() -> None:
+    unknown = values(experts={"slopes": {"expert": "rokcet"}})
+    with pytest.raises(UserError, match="unknown expert 'rokcet', did you mean 'rocket'"):
+        check_experts(parse_config(unknown))
+    option = values(experts={"slopes": {"expert": "rocket", "singal": "raw"}})
+    with pytest.raises(UserError, match=r"'experts\.slopes\.singal', did you mean 'signal'"):
+        check_experts(parse_config(option))
+
+
+def test_an_expert_that_detects_r_peaks_is_refused_where_labels_come_from_them() -> None:
+    config = parse_config(values(tasks=["age", "rr_interval"], experts={"beats": {}}))
+    with pytest.raises(UserError, match="beats detects R-peaks, and so do the labels of rr_int"):
+        check_experts(config)
 
 
 def test_an_empty_section_means_its_defaults(tmp_path: Path) -> None:
@@ -93,7 +121,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("stage1.precision=fp16", ["stage1.precision should be 'auto', 'fp32' or 'bf16', not 'fp16'"]),
     ("stage1.max_parallel=0", ["stage1.max_parallel should be 'auto' or greater than or equal to"]),
     ("stage1.gpus_per_worker=many", ["stage1.gpus_per_worker should be 'auto' or a valid number"]),
-    ("stage1.heads=[linear]", ["stage1.heads.0 should be 'ridge' or 'ffn', not 'linear'"]),
+    ("stage1.heads=[linear]", ["stage1.heads.0 should be 'ridge', 'ffn' or 'trees', not 'linear'"]),
     ("stage1.heads=[]", ["stage1.heads", "at least 1"]),
     ("stage1=3", ["stage1 should be a mapping, not 3"]),
     ("experts=[rocket]", ["experts should be a mapping"]),
@@ -101,6 +129,8 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("experts.rocket=3", ["experts.rocket should be a mapping, not 3"]),
     ("experts.rocket.adaptation=all", ["experts.rocket.adaptation", "'head_lora'", "'full'"]),
     ("experts.rocket.final=mean", ["experts.rocket.final", "'refit' or 'average'"]),
+    ("experts={a+b: {expert: rocket}}", ["experts", "'a+b'", "letters, digits, - and _"]),
+    ("experts={gate: {expert: rocket}}", ["experts", "'gate' is no name for an expert"]),
     ("folds=1", ["folds", "greater than or equal to 2"]),
     ("records=null", ["records", "string", "None"]),
     ("tasks=age", ["tasks", "list", "'age'"]),

@@ -115,6 +115,22 @@ def test_pooling_agrees_with_its_definition(small: Expert) -> None:
                 assert pooled[place].item() == pytest.approx(np.mean(quiet), abs=1e-6)
 
 
+def test_a_signal_of_its_own_is_all_that_the_kernels_see() -> None:
+    x_BLT = ecg_like(2)
+    scaled_BLT = x_BLT * torch.linspace(0.5, 2.0, 12)[:, None]
+    for signal, channel in (("raw", rocket.AMPLITUDE), ("difference", rocket.SLOPE)):
+        expert = experts.load("rocket", kernels=60, signal=signal)
+        assert {bank.channel for bank in expert.banks} == {channel}
+        assert not torch.equal(expert.features(x_BLT), expert.features(scaled_BLT))
+    normalised = experts.load("rocket", kernels=60, signal="normalised")
+    prepared, scaled = normalised.prepare(x_BLT), normalised.prepare(scaled_BLT)
+    # Rounding to whole steps is all that is left of the scale.
+    assert (prepared[:, rocket.SHAPE] - scaled[:, rocket.SHAPE]).abs().max() <= 1
+    assert {bank.channel for bank in normalised.banks} == {rocket.SHAPE}
+    together = {bank.channel for bank in experts.load("rocket", kernels=60).banks}
+    assert together == {rocket.AMPLITUDE, rocket.SLOPE, rocket.SHAPE}
+
+
 def test_every_kernel_ignores_a_constant_and_uses_leads(small: Expert) -> None:
     for bank in small.banks:
         assert (bank.weights_KLW.sum(dim=2) == 0).all()
@@ -140,10 +156,12 @@ def test_a_linear_head_reads_the_rate_from_the_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"kernels": 0}, {"kernels": 3}, {"seed": -1}], ids=lambda o: str(o)
+    "options",
+    [{"kernels": 0}, {"kernels": 3}, {"seed": -1}, {"signal": "rwa"}],
+    ids=lambda o: str(o),
 )
 def test_impossible_options_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(UserError, match=r"expert rocket: (kernels|seed) is"):
+    with pytest.raises(UserError, match=r"expert rocket: (kernels|seed|signal) is"):
         experts.load("rocket", **options)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from enecg import signals
-from enecg.errors import UserError
+from enecg.errors import UserError, did_you_mean
 from enecg.experts.contract import Expert, ExpertSpec, check_input
 from enecg.experts.preparation import centred, resample_fourier
 
@@ -22,6 +22,13 @@ N_SAMPLES = RATE_HZ * signals.DURATION_S
 # either way, so that convolution with small whole weights is exact in float32 and in TF32: the
 # order of summation, hence batch size, threads and device, cannot move a sample over a threshold.
 AMPLITUDE, SLOPE, SHAPE = range(3)
+CHANNELS = {
+    "all": (AMPLITUDE, SLOPE, SHAPE),
+    "raw": (AMPLITUDE,),
+    "difference": (SLOPE,),
+    "normalised": (SHAPE,),
+}
+"""What each value of the option `signal` shows to the kernels."""
 STEPS = (0.005, 0.002, 0.01)
 """Size of a step per channel: mV; mV per sample; standard deviations of the lead."""
 LARGEST = 2047
@@ -54,8 +61,8 @@ class Rocket(Expert):
     from the data's quantiles; and the pooling includes survival functions of waiting times.
 
     - Eight ninths of the kernels have short dilations and give the square root of the share of
-      samples above a fixed level: how high and how wide waves are. A third each sees amplitudes,
-      slopes, and leads scaled to unit variance.
+      samples above a fixed level: how high and how wide waves are. By default a third each sees
+      amplitudes, slopes, and leads scaled to unit variance.
     - One ninth has dilations up to 0.96 s and a level relative to the record's own, and gives
       the longest stretch below it: how regular the rhythm is.
     - Ten further kernels give the shares of 0.2 to 2 s windows that stay below a level: how
@@ -67,6 +74,9 @@ class Rocket(Expert):
         Number of kernels (and features) besides the timing ones, at least 4.
     seed : int
         Seed of the kernels.
+    signal : {"all", "raw", "difference", "normalised"}
+        What the kernels see: all three channels, or one of them alone – amplitudes, slopes, or
+        leads scaled to unit variance –, so that several Rockets see different things.
 
     Raises
     ------
@@ -77,11 +87,16 @@ class Rocket(Expert):
     name = "rocket"
     version = 1
 
-    def __init__(self, *, kernels: int = 1850, seed: int = 0) -> None:
+    def __init__(self, *, kernels: int = 1850, seed: int = 0, signal: str = "all") -> None:
         if kernels < 4:
             raise UserError(f"expert rocket: kernels is {kernels}; it must be at least 4")
         if not 0 <= seed < 2**32:
             raise UserError(f"expert rocket: seed is {seed}; it must be from 0 to 2**32 - 1")
+        if signal not in CHANNELS:
+            raise UserError(
+                f"expert rocket: signal is {signal!r}{did_you_mean(str(signal), CHANNELS)} "
+                f"(allowed: {', '.join(CHANNELS)})"
+            )
         spec = ExpertSpec(
             name=self.name,
             sampling_rate_hz=float(RATE_HZ),
@@ -100,19 +115,20 @@ class Rocket(Expert):
             needs_weights=False,
             uses_r_peaks=False,
         )
-        super().__init__(spec, {"kernels": kernels, "seed": seed})
+        super().__init__(spec, {"kernels": kernels, "seed": seed, "signal": signal})
         # RandomState, since NumPy promises that its streams never change.
         random = np.random.RandomState(seed)
         rhythm = max(1, kernels // RHYTHM_SHARE)
-        channels = (AMPLITUDE, SLOPE, SHAPE)
+        channels = CHANNELS[signal]
+        of_rhythm = SLOPE if signal == "all" else channels[0]
         banks: list[_Bank] = []
         for channel, n_channel in _spread(kernels - rhythm, channels):
             for dilation, n in _spread(n_channel, MORPHOLOGY_DILATIONS):
                 banks.append(_ShareAbove(channel, dilation, n, random))
         for dilation, n in _spread(rhythm, RHYTHM_DILATIONS):
-            banks.append(_LongestBelow(SLOPE, dilation, n, random))
+            banks.append(_LongestBelow(of_rhythm, dilation, n, random))
         for dilation, n in _spread(TIMING_KERNELS, TIMING_DILATIONS):
-            banks.append(_SharesOfWaits(SLOPE, dilation, n, random))
+            banks.append(_SharesOfWaits(of_rhythm, dilation, n, random))
         self.banks = nn.ModuleList(banks)
 
     def prepare(self, x_BLT: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from enecg.experts.contract import Expert
 from enecg.files import read_json, replacing, write_json
 from enecg.stage1.heads import Head
 from enecg.stage1.lora import add_lora, restore, trained
+from enecg.stage1.trees import Trees
 from enecg.tasks import Task
 
 TENSORS, DESCRIPTION = "models.safetensors", "models.json"
@@ -26,7 +27,7 @@ TENSORS, DESCRIPTION = "models.safetensors", "models.json"
 class Model:
     """A head, with the backbone that was trained with it (None: the shared frozen one)."""
 
-    head: Head
+    head: Head | Trees
     backbone: Expert | None = None
 
 
@@ -38,7 +39,7 @@ class AdaptedExpert:
     ----------
     models : list of Model
         One refitted model, or the inner folds' models.
-    head_kind : {"ridge", "ffn"}
+    head_kind : {"ridge", "ffn", "trees"}
         Which head was chosen.
     """
 
@@ -121,7 +122,7 @@ def load_adapted(
                 backbone = backbone_with_lora(name, settings)
                 restore(backbone, part(prefix))
             else:
-                backbone = experts.load(name, **options)
+                backbone = experts.load(settings.backbone(name), **options)
                 backbone.load_state_dict(part(prefix))
             backbones[prefix] = backbone.eval()
         return backbones[prefix] if prefix is not None else None
@@ -132,11 +133,16 @@ def load_adapted(
         models = []
         for model in entry["models"]:
             state = part(model["head"])
-            width = len(state["feature_mean"])
-            head = Head(
-                width, task, tuple(model["hidden"]), trained_backbone=model["backbone"] is not None
-            )
-            head.load_state_dict(state)
+            if entry["head_kind"] == "trees":
+                head: Head | Trees = Trees.of_state(state, task)
+            else:
+                head = Head(
+                    len(state["feature_mean"]),
+                    task,
+                    tuple(model["hidden"]),
+                    trained_backbone=model["backbone"] is not None,
+                )
+                head.load_state_dict(state)
             backbone = backbone_at(model["backbone"], model.get("options", settings.options))
             models.append(Model(head.eval(), backbone))
         adapted[key] = AdaptedExpert(models, entry["head_kind"])
@@ -145,7 +151,7 @@ def load_adapted(
 
 def backbone_with_lora(name: str, settings: ExpertSettings) -> Expert:
     """Load an expert and put fresh LoRA on it."""
-    expert = experts.load(name, weights=settings.weights, **settings.options)
+    expert = experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
     add_lora(expert, expert.spec.lora_targets, settings.lora_rank)
     return expert
 

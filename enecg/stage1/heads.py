@@ -115,11 +115,16 @@ class Head(nn.Module):
 
     def answer(self, out_BC: Tensor) -> Tensor:
         """Turn what `forward` gives into values in the task's unit, or class probabilities."""
-        if self.kind == "regression":
-            return out_BC.float() * self.target_std + self.target_mean
-        if self.kind == "multilabel":
-            return out_BC.float().sigmoid()
-        return out_BC.float().softmax(-1)
+        return answer(self.kind, out_BC, self.target_mean, self.target_std)
+
+
+def answer(kind: str, out_BC: Tensor, target_mean: Tensor, target_std: Tensor) -> Tensor:
+    """Turn standardised values or logits into values in a task's unit, or probabilities."""
+    if kind == "regression":
+        return out_BC.float() * target_std + target_mean
+    if kind == "multilabel":
+        return out_BC.float().sigmoid()
+    return out_BC.float().softmax(-1)
 
 
 def balanced(target_B: Tensor, width: int, kind: str) -> Tensor | None:

@@ -48,7 +48,7 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
     config = experiment.config
     settings = config.experts[name]
     if expert is None:
-        expert = experts.load(name, weights=settings.weights, **settings.options)
+        expert = experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
     changes_nothing = {"max_parallel", "checkpoint_seconds", "placement"}
     of_backbones = {"precision", "augment", "activation_checkpointing"}
     of_heads = {"heads", "head_trials", "head_space", "feature_format"}
@@ -109,7 +109,7 @@ def plan_experts(experiment: Experiment) -> tuple[list[Work], Table]:
     todo: list[Work] = []
     kept: list[str] = []
     for name, settings in config.experts.items():
-        expert = experts.load(name, weights=settings.weights, **settings.options)
+        expert = experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
         print_ = expert_fingerprint(experiment, name, expert)
         if is_done(expert_folder(config, name), print_):
             kept.append(name)

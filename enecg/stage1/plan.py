@@ -237,6 +237,8 @@ def _train_seconds(
         flops += 6 * _head_parameters(expert.spec.width) * n * stage1.epochs / workers
     if "ridge" in stage1.heads:  # one decomposition per part of the cross-validation
         flops += 6 * 20 * min(n, expert.spec.width) ** 3
+    if "trees" in stage1.heads:  # as measured
+        flops += 2e4 * n * expert.spec.width
     return 20 + flops * models * len(experiment.tasks) / CORE_FLOPS
 
 

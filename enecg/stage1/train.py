@@ -26,6 +26,7 @@ from enecg.stage1.fitting import Progress, fit_units, sweep_size
 from enecg.stage1.head_space import HeadChoice, papers_head
 from enecg.stage1.lora import merge_lora, restore, trained
 from enecg.stage1.ridge import CHUNK, fit_ridge
+from enecg.stage1.trees import fit_trees
 from enecg.stage1.units import Unit, build_unit
 from enecg.tasks import Task, known
 
@@ -128,16 +129,15 @@ def adapt_heads(
     def train(what: str, units: list[Unit]) -> None:
         session.train(what, units, device, feed=feed, targets=targets, settings=setup.settings)
 
-    def ridge(fit: Fit, task: Task) -> Model:
+    def solved(kind: str, fit: Fit, task: Task) -> Model:
+        """A head of a kind that takes no epochs."""
         rows = nested.learns_from(fit) & known(targets[task.name])
-        head = fit_ridge(
-            features_ND[torch.from_numpy(rows)],
-            torch.from_numpy(targets[task.name][rows]),
-            torch.from_numpy(nested.stopping_N[rows]),
-            task,
-            setup.balance,
-        )
-        return Model(head.eval())
+        f_RD = features_ND[torch.from_numpy(rows)]
+        target_R = torch.from_numpy(targets[task.name][rows])
+        if kind == "trees":
+            return Model(fit_trees(f_RD, target_R, task, setup.balance).eval())
+        part_R = torch.from_numpy(nested.stopping_N[rows])
+        return Model(fit_ridge(f_RD, target_R, part_R, task, setup.balance).eval())
 
     def model_of(unit: Unit) -> Model:
         [head] = unit.model.heads.values()
@@ -154,8 +154,10 @@ def adapt_heads(
     }
     train("inner models", list(units.values()))
     models = {key: model_of(unit) for key, unit in units.items()}
-    if "ridge" in setup.settings.heads:
-        models |= {("ridge", task.name, fit): ridge(fit, task) for task in tasks for fit in fits}
+    for kind in (kind for kind in setup.settings.heads if kind != "ffn"):
+        models |= {
+            (kind, task.name, fit): solved(kind, fit, task) for task in tasks for fit in fits
+        }
 
     def answers_of(model: Model) -> np.ndarray:
         expert = AdaptedExpert([model], "")
@@ -166,8 +168,8 @@ def adapt_heads(
         finals: dict[tuple[str, str, Fit], Unit] = {}
         for (name, scope), choice in chosen.items():
             task, final = next(t for t in tasks if t.name == name), Fit(scope, None)
-            if choice.kind == "ridge":
-                models["ridge", name, final] = ridge(final, task)
+            if choice.kind in ("ridge", "trees"):
+                models[choice.kind, name, final] = solved(choice.kind, final, task)
             else:
                 best = [units[choice.kind, name, fit].best_epoch for fit in nested.fits(scope)]
                 epochs = setup.median_epochs(best)

@@ -114,7 +114,7 @@ def _feed(
     settings, n = config.experts[name], len(experiment.nested.outer_N)
     shard = ray.train.get_dataset_shard("inputs")
     key = "physical_sha256" if settings.frozen else "record_id"
-    backbone = experts.load(name, weights=settings.weights, **settings.options)
+    backbone = experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
     record_ids = experiment.store.index["record_id"].to_numpy(dtype=object)
     ready = settings.frozen or backbone.prepares_on == "cpu"  # when it comes from Ray Data
     if not ready:
@@ -156,7 +156,7 @@ def starting_backbone(name: str, settings: ExpertSettings) -> Expert:
     """Return the backbone that training starts from."""
     if settings.adaptation == "lora":
         return backbone_with_lora(name, settings)
-    return experts.load(name, weights=settings.weights, **settings.options)
+    return experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
 
 
 def _out_of_memory(

@@ -44,9 +44,10 @@ def main(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="CSV of labels. For wfdb: column record_id (the header's name without .hea), "
-            "perhaps subject_id, and any label or metadata columns. For ptb-xl: a table to use "
-            "instead of ptbxl_database.csv.",
+            help="Labels. For wfdb: a CSV with record_id (the header's name without .hea), perhaps "
+            "subject_id, and any label or metadata columns. For mimic-iv-ecg: the same with "
+            "study_id. For ptb-xl and code-15: a table to use instead of the corpus's own. For "
+            "enecg: the manifest. For challenge: none, labels stand in the headers.",
         ),
     ] = None,
     workers: Annotated[

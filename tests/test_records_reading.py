@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import neurokit2
 import numpy as np
 import pytest
 import wfdb
@@ -172,6 +173,15 @@ def test_rr_interval_only_from_lead_ii_at_250_hz_or_more(real_ecgs: Path) -> Non
     assert np.isnan(rr_interval_ms(slow))
     del fast[LEADS.index("II")]
     assert np.isnan(rr_interval_ms(fast))
+
+
+def test_rr_interval_is_that_of_neurokit2_s_whole_pipeline(real_ecgs: Path) -> None:
+    for number in range(1, 500, 12):
+        folder = real_ecgs / f"ptb-xl/records500/{number // 1000:05d}"
+        channels = read(folder / f"{number:05d}_hr")
+        cleaned = neurokit2.ecg_clean(channels[1].millivolts()[:5000], sampling_rate=500)
+        _, found = neurokit2.ecg_peaks(cleaned, sampling_rate=500)
+        assert rr_interval_ms(channels) == np.median(np.diff(found["ECG_R_Peaks"])) * 2
 
 
 @given(

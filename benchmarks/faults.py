@@ -105,10 +105,15 @@ def strike(run: Run, ready: Callable[[], bool], blow: Callable[[], None]) -> Non
     running = threading.Thread(target=run.train, daemon=True)
     running.start()
     while running.is_alive():
-        if not run.struck and ready():
-            run.before = set(run.processes())
-            run.struck = time.monotonic()
-            blow()
+        if not run.struck:
+            try:
+                if ready():
+                    run.before, now = set(run.processes()), time.monotonic()
+                    blow()
+                    run.struck = now
+            except FileNotFoundError:  # Ray removes old checkpoints meanwhile
+                pass
+        if run.struck and (run.folder / "slow").exists():
             (run.folder / "slow").unlink(missing_ok=True)
         if run.struck and not run.mended and set(run.processes()) - run.before:
             run.mended = time.monotonic()
@@ -158,7 +163,7 @@ def damaged_checkpoint(run: Run, cluster: Cluster) -> None:
 
     def blow() -> None:
         newest = states()[-1]
-        newest.write_bytes(newest.read_bytes()[:-1])
+        os.truncate(newest, newest.stat().st_size - 1)
         kill_last(run)
 
     def twice() -> bool:

@@ -34,6 +34,13 @@ def test_shipped_configs_are_valid(path: Path) -> None:
     assert len(SHIPPED) >= 3
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configs_use_experts_as_they_may_be_used(path: Path) -> None:
+    config = load_config(path)
+    if all(settings.weights is None for settings in config.experts.values()):
+        check_experts(config)
+
+
 def test_the_order_of_experts_and_tasks_is_kept() -> None:
     config = parse_config(values(experts={"z": {}, "a": None}, tasks=["gender", "age"]))
     assert list(config.experts) == ["z", "a"]

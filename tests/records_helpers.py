@@ -59,7 +59,7 @@ def corpus(folder: Path, count: int) -> Path:
         )
     (folder / "labels.csv").write_text(
         "record_id,subject_id,age,gender,rr_interval,ward\n"
-        "r000,s1,50,male,800,a\nr001,s1,300,female,9000,b\nr002,s2,x,M,,\n"
+        "r000,s1,50,male,800,a\nr001,s1,300,female,9000,b\nr002,s2,x,?,,\n"
     )
     return folder
 

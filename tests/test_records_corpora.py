@@ -19,6 +19,7 @@ from enecg.records.canonical import canonical
 from enecg.records.channel import Rejected
 from enecg.records.convert import convert
 from enecg.records.corpus import Corpus
+from enecg.records.labels import checked
 from enecg.records.sources.challenge import comments_of
 from enecg.records.sources.code_15 import RATE_HZ, channels_of
 from enecg.records.sources.report_lines import HEDGED, RULES, rhythm_of_line, rhythms_of_reports
@@ -26,6 +27,7 @@ from enecg.records.sources.rhythms import RHYTHMS
 from enecg.records.sources.snomed import CLASSES, OTHERS, RHYTHM_OF_CLASS, SCORED
 from enecg.records.wfdb_record import read
 from enecg.signals import LEADS, derived_limb_leads, lead_position, to_millivolts
+from enecg.tasks import TASKS
 from records_helpers import some_signal, write_record
 
 README = Path(__file__).parents[1] / "README.md"
@@ -94,6 +96,20 @@ def test_mimic_iv_ecg(mimic: Path, real_ecgs: Path, tmp_path: Path, ray_cluster:
     np.testing.assert_allclose(x_BLT[0], expected, rtol=1e-6)
 
 
+def test_rows_with_empty_fields(mimic: Path) -> None:
+    """A record without a subject is its own, one without a path is rejected, one needs a name."""
+    table = pd.read_csv(mimic / "record_list.csv", dtype=str)
+    table.loc[0, "subject_id"], table.loc[1, "path"] = None, None
+    table.to_csv(mimic / "record_list.csv", index=False)
+    rows = listed("mimic-iv-ecg", mimic).table
+    assert rows["subject_id"].tolist() == ["40000017", "10000032", "10000033"]
+    with pytest.raises(Rejected, match="names no file"):
+        sources.get("mimic-iv-ecg").read(mimic, rows["path"].iloc[1])
+    table.assign(study_id=["1", None, "3"]).to_csv(mimic / "record_list.csv", index=False)
+    with pytest.raises(UserError, match=r"record_list\.csv: row 2 has no record_id"):
+        listed("mimic-iv-ecg", mimic)
+
+
 def test_rules_of_report_lines() -> None:
     for line, rhythm in {
         "Atrial fibrillation with rapid ventricular response": "AFIB",
@@ -103,6 +119,10 @@ def test_rules_of_report_lines() -> None:
         "Atrial-sensed ventricular-paced rhythm": "PACE", "Ventricular bigeminy": "BIGU",
         "Junctional rhythm": "JUNC", "Ectopic atrial rhythm": "EAR",
         "Ventricular tachycardia": "VTAC", "Accelerated idioventricular rhythm": "VTAC",
+        "Wandering atrial pacemaker": None, "Electronic atrial pacemaker": "PACE",
+        "Unusual P axis, possible ectopic atrial rhythm": None,
+        "Sinus rhythm, probable atrial flutter": "SR",
+        "Sinus rhythm with possible atrial premature complexes": "SR",
         "Possible atrial flutter": None, "No longer atrial fibrillation": None,
         "Sinus rhythm or ectopic atrial rhythm": None, "Inferior infarct, age undetermined": None,
         "Since previous tracing, atrial fibrillation": None, "": None,
@@ -151,7 +171,7 @@ def test_challenge_on_seven_real_corpora(real_ecgs: Path) -> None:
     assert len(table) == 102 and table["gender"].isin(["male", "female"]).all()
     assert table["age"].notna().sum() == 99
     first = table.loc["JS00001"]
-    assert (first["age"], first["gender"], first["report_label"]) == (85, "male", "AFIB")
+    assert (float(first["age"]), first["gender"], first["report_label"]) == (85, "male", "AFIB")
     assert first["diagnoses"] == ["AF", "RBBB", "TAb"]
     assert table.loc["HR06000", "diagnoses"] == ["TAb", "NSR"]  # "# Dx", and .mat at any depth
     assert table.loc["A0001", "report_label"] is None
@@ -164,6 +184,14 @@ def test_comments_in_both_styles_and_unknown_values() -> None:
     )
     assert comments_of(new) == {"age": "53", "dx": "1,2"}
     assert comments_of(old) == {"sex": "F"}
+
+
+def test_an_age_that_is_no_number_is_missing_and_counted(real_ecgs: Path, tmp_path: Path) -> None:
+    header = (real_ecgs / "edge/georgia_identical_signal_pair/E07509.hea").read_text()
+    for name, age in (("a", ">89"), ("b", "NaN"), ("c", "61")):
+        (tmp_path / f"{name}.hea").write_text(re.sub(r"(?m)^#\s*Age.*$", f"#Age: {age}", header))
+    ages, impossible = checked(listed("challenge", tmp_path).table["age"], TASKS["age"])
+    assert ages.isna().tolist() == [True, True, False] and impossible == 1
 
 
 def test_snomed_table() -> None:
@@ -206,6 +234,17 @@ def test_code_15_as_published(real_ecgs: Path, tmp_path: Path, ray_cluster: None
     assert ours.loc["358121", "diagnoses"].tolist() == ["RBBB"]
     assert (ours["requantisation_error_uv"] <= 0.5001).all()
     assert set(ours["report_label"].dropna()) == {"STACH", "SBRAD"}
+
+
+def test_code_15_sex_and_part_may_be_empty(tmp_path: Path) -> None:
+    head = "exam_id,patient_id,age,is_male,1dAVb,RBBB,LBBB,SB,ST,AF,trace_file\n"
+    rows = ["1,7,50,1,0,0,0,0,0,1,p.hdf5", "2,7,50,0,0,0,0,0,0,0,p.hdf5", "3,7,50,,0,0,0,0,0,0,"]
+    (tmp_path / "exams.csv").write_text(head + "\n".join(rows))
+    table = listed("code-15", tmp_path).table
+    assert table["gender"].tolist() == ["male", "female", None]
+    assert table["path"].tolist() == ["p.hdf5/1", "p.hdf5/2", ""]
+    with pytest.raises(Rejected, match="names no file"):
+        sources.get("code-15").read(tmp_path, "")
 
 
 def test_code_15_leads_are_standard_and_zeros_are_taken_off(real_ecgs: Path) -> None:

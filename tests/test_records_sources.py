@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from enecg.errors import UserError
@@ -124,6 +126,16 @@ def test_labels_that_make_no_sense(tmp_path: Path, text: str, told: str) -> None
         sources.get("wfdb").list_records(Corpus.at(folder_with(tmp_path, "0001")), labels)
 
 
+def test_labels_in_usual_spellings(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("record_id,gender,flag,rr_interval\n0001,M,1,29999\n0002,female,0,800\n")
+    folder = folder_with(tmp_path, "0001", "0002")
+    table = sources.get("wfdb").list_records(Corpus.at(folder), labels).table
+    assert table["gender"].tolist() == ["male", "female"]
+    assert table["flag"].tolist() == ["abnormal", "normal"]
+    assert table["rr_interval"].isna().tolist() == [True, False]
+
+
 def test_segments_belong_to_their_record(real_ecgs: Path) -> None:
     listing = sources.get("wfdb").list_records(
         Corpus.at(real_ecgs / "edge" / "multiseg_041s"), None
@@ -140,6 +152,12 @@ def test_impossible_labels_become_missing_and_are_counted() -> None:
     assert rhythm.tolist() == ["SR", "XYZ", None] and impossible == 0
     found = statistics(gender, "classification", impossible=1)
     assert found["present"] == 1 and found["classes"] == {"male": 1}
+
+
+def test_columns_of_any_kind_can_be_stored(tmp_path: Path) -> None:
+    for values in ([{}, None], [{"a": 1}, {}], [[1], [{}]], [1, "x"], [None, None]):
+        column = arrow_column(pd.Series(values, dtype=object))
+        pq.write_table(pa.table({"x": column}), tmp_path / "x.parquet")
 
 
 def test_lists_of_names_are_kept_and_counted() -> None:

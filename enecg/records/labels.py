@@ -121,6 +121,8 @@ def arrow_column(values: pd.Series) -> pa.Array:
     try:
         array = pa.array(values, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
+        array = None
+    if array is None or pa.types.is_struct(array.type):  # JSON's objects, with any keys at all
         array = pa.array([None if pd.isna(value) else str(value) for value in values], pa.string())
     if pa.types.is_list(array.type):  # classes that hold; an empty list where none does
         return array.cast(pa.list_(pa.string()))

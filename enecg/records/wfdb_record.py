@@ -22,9 +22,16 @@ _PER_MILLIVOLT = {"mv": 1.0, "uv": 1e3, "µv": 1e3, "μv": 1e3, "nv": 1e6, "v": 
 
 def read_listed(corpus: Path, path: str) -> dict[int, Channel]:
     """Read a record by its path in a corpus; see `read`."""
+    check_inside(path)
+    return read(corpus / path, corpus)
+
+
+def check_inside(path: str) -> None:
+    """Reject a record whose table gives no path, or one that leads out of the corpus."""
+    if not path:
+        raise Rejected("unreadable", "the table of records names no file")
     if not is_inside(path):
         raise Rejected("outside of the corpus", f"{path[:200]!r} leads out of the input folder")
-    return read(corpus / path, corpus)
 
 
 def is_inside(path: str) -> bool:

@@ -56,7 +56,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     diagnoses = codes.map(classes_of, na_action="ignore")
     stems = pd.Series([path.rpartition("/")[2] for path in paths], dtype=object)
     listed = pd.DataFrame({"record_id": stems, "subject_id": stems, "path": paths}).assign(
-        age=pd.to_numeric(said["age"], errors="coerce"),
+        age=said["age"],
         gender=gender_of(said["sex"]),
         report_label=diagnoses.map(_rhythm, na_action="ignore"),
         diagnoses=diagnoses,

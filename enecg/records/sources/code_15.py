@@ -23,7 +23,7 @@ from enecg.errors import UserError, one_line
 from enecg.records.channel import Channel, Rejected, check_plausible, head_length
 from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import Listing, Source, listing_from, read_csv
-from enecg.records.wfdb_record import is_inside
+from enecg.records.wfdb_record import check_inside, is_inside
 from enecg.signals import LEADS
 from enecg.storage import Place
 
@@ -65,14 +65,14 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     rhythm = pd.Series([None] * len(table), dtype=object)
     for name, code in reversed(_RHYTHMS):
         rhythm = rhythm.mask(normal if name == "normal_ecg" else flags[name], code)
-    male = table["is_male"].astype("string").str.lower()
+    male = _is_true(table["is_male"]).map({True: "male", False: "female"})
     listed = pd.DataFrame(
         {
             "record_id": table["exam_id"],
             "subject_id": table["patient_id"].fillna(table["exam_id"]),
             "path": table[file] if sample else table[file] + "/" + table["exam_id"],
             "age": table["age"],
-            "gender": male.map({"true": "male", "1": "male", "false": "female", "0": "female"}),
+            "gender": male.astype(object).where(table["is_male"].notna(), None),
             "report_label": rhythm,
             "diagnoses": [[n for n in _CLASSES if row[n]] for row in flags.to_dict("records")],
             **{name: table[name] for name in _METADATA if name in table},
@@ -87,8 +87,7 @@ def _is_true(values: pd.Series) -> pd.Series:
 
 def read(corpus: Path, path: str) -> dict[int, Channel]:
     """Read one exam, by ``exams_part0.hdf5/<exam_id>`` or the name of its ``.mat`` file."""
-    if not is_inside(path):
-        raise Rejected("outside of the corpus", f"{path[:200]!r} leads out of the input folder")
+    check_inside(path)
     file, _, exam = path.rpartition(".hdf5/")
     place = corpus / (f"{file}.hdf5" if exam and file else path)
     if not place.is_file():

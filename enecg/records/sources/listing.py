@@ -159,7 +159,7 @@ def with_labels(
     joined = listed.drop(columns=replaced).merge(table, on="record_id", how="left", sort=False)
     if "subject_id" in replaced:  # a row may leave it empty, a record have no row
         joined["subject_id"] = joined["subject_id"].fillna(listed["subject_id"])
-    return joined, notes
+    return tidy(joined), notes
 
 
 SENTINELS = (29999, -29999, 32767, -32768, 65535)
@@ -188,13 +188,25 @@ def flag_of(values: pd.Series) -> pd.Series:
     return spelled.map(known).astype(object).where(spelled.isin(known), values)
 
 
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of labels as people write them in the store's words: see the functions."""
+    tidied = without_sentinels(table)
+    for name, in_our_words in (("gender", gender_of), ("flag", flag_of)):
+        if name in tidied:
+            tidied[name] = in_our_words(tidied[name])
+    return tidied
+
+
 def listing_from(table: pd.DataFrame, origin: Place, notes: Iterable[str] = ()) -> Listing:
     """Split a table's columns into keys, labels and metadata.
+
+    A record without a subject is its own; one without a path is rejected when it is to be read.
 
     Raises
     ------
     UserError
-        A column of ``origin`` has a name that the store needs for itself.
+        A column of ``origin`` has a name that the store needs for itself, or a row has no
+        ``record_id``.
     """
     for name in table.columns:
         if name in MEASURED:
@@ -202,6 +214,12 @@ def listing_from(table: pd.DataFrame, origin: Place, notes: Iterable[str] = ()) 
                 f"{origin}: column {name!r} has a name that the record store fills itself; "
                 "rename it"
             )
+    nameless = table["record_id"].isna().to_numpy()
+    if nameless.any():
+        raise UserError(f"{origin}: row {int(nameless.argmax()) + 1} has no record_id")
+    table = table.assign(
+        subject_id=table["subject_id"].fillna(table["record_id"]), path=table["path"].fillna("")
+    )
     known = {task.column for task in TASKS.values()}
     others = [name for name in table.columns if name not in KEYS]
     labels = tuple(name for name in others if name in known)

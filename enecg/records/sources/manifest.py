@@ -11,14 +11,7 @@ import pandas as pd
 
 from enecg.errors import UserError
 from enecg.records.corpus import Corpus
-from enecg.records.sources.listing import (
-    Listing,
-    Source,
-    flag_of,
-    gender_of,
-    listing_from,
-    without_sentinels,
-)
+from enecg.records.sources.listing import Listing, Source, listing_from, tidy
 from enecg.records.sources.report_lines import rhythm_of_line
 from enecg.records.sources.rhythms import RHYTHMS
 from enecg.storage import Place, open_file
@@ -54,10 +47,9 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         if key in table:
             stems = _text(table.pop(key)).fillna(stems)
             break
-    table = without_sentinels(table.assign(subject_id=_text(table["subject_id"]).fillna(stems)))
-    for name, tidied in (("gender", gender_of), ("flag", flag_of), ("report_label", _rhythm)):
-        if name in table:
-            table[name] = tidied(table[name])
+    table = tidy(table.assign(subject_id=_text(table["subject_id"])))
+    if "report_label" in table:
+        table["report_label"] = _rhythm(table["report_label"])
     return listing_from(table.assign(record_id=stems, path=paths), place)
 
 

@@ -8,8 +8,6 @@ from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import (
     Listing,
     Source,
-    flag_of,
-    gender_of,
     listing_from,
     read_csv,
     with_labels,
@@ -57,11 +55,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         notes.append(f"{corpus.uri}: no {MEASUREMENTS}, so no rr_interval and no report_label")
     if labels is not None:
         listed, more = with_labels(listed, labels, "study_id", corpus)
-        listed = without_sentinels(listed)
         notes += more
-        for name, tidied in (("gender", gender_of), ("flag", flag_of)):
-            if name in listed:
-                listed[name] = tidied(listed[name])
     return listing_from(listed, path, notes)
 
 

@@ -13,12 +13,14 @@ HEDGED = (
     r"|\?|\b(prior|previous|compared|replaced|no longer|or)\b"
 )
 """Lines that say nothing on the rhythm: what is doubted, denied, or was so another time."""
+DOUBTED = r"\b(consider|possible|possibly|probable|probably|suspect) $"
+"""What stands right before a rhythm that does not count, in a line that may name another."""
 RULES = (
     ("AFIB", r"atrial fibrillation|\ba-?fib\b"),
     ("AFLT", r"atrial flutter"),
     ("SVTAC", r"(?<!paroxysmal )supraventricular tachycardia|\bsvt\b|^\W*atrial tachycardia"),
     ("PSVT", r"paroxysmal supraventricular tachycardia|\bpsvt\b"),
-    ("PACE", r"\bpaced\b|pacemaker|pacing"),
+    ("PACE", r"\bpaced\b|(?<!wandering atrial )pacemaker|pacing"),
     ("BIGU", r"bigemin"),
     ("TRIGU", r"trigemin"),
     ("STACH", r"sinus tachycardia"),
@@ -39,7 +41,11 @@ def rhythm_of_line(line: str) -> str | None:
     """Return the class of the first of `RULES` that a line matches, or None."""
     if re.search(HEDGED, line, re.IGNORECASE):
         return None
-    return next((name for name, said in RULES if re.search(said, line, re.IGNORECASE)), None)
+    for name, said in RULES:
+        found = re.search(said, line, re.IGNORECASE)
+        if found and not re.search(DOUBTED, line[: found.start()], re.IGNORECASE):
+            return name
+    return None
 
 
 def rhythms_of_reports(lines: pd.DataFrame) -> pd.Series:

@@ -11,7 +11,7 @@ import typer
 from enecg.command_line import run
 from enecg.errors import UserError, exit_code_of
 from enecg.records import sources
-from enecg.records.convert import convert
+from enecg.records.convert import MAX_REJECTED, SEED, convert
 from enecg.records.describe import describe
 from enecg.records.relabel import relabel
 from enecg.records.store import REJECTED, RecordStore
@@ -62,13 +62,13 @@ def main(
         typer.Option(metavar="N", help="Only the first N records in listing order."),
     ] = None,
     max_rejected: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="SHARE",
             help="With a larger share of rejected records the exit code is 1; the store is "
-            "complete all the same.",
+            f"complete all the same.  [default: {MAX_REJECTED}]",
         ),
-    ] = 0.05,
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -97,8 +97,11 @@ def main(
         typer.Option("--describe", metavar="STORE", help="Only say what is in a finished store."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Decides which record stands in which shard.")
-    ] = 42,
+        int | None,
+        typer.Option(
+            metavar="N", help=f"Decides which record stands in which shard.  [default: {SEED}]"
+        ),
+    ] = None,
 ) -> None:
     """Convert a corpus of WFDB records into a record store (see "Record store" in the README).
 
@@ -107,7 +110,8 @@ def main(
 
     given = {
         "--source": source, "--input": input, "--output": output, "--labels": labels,
-        "--workers": workers, "--limit": limit, "--overwrite": overwrite or None,
+        "--workers": workers, "--limit": limit, "--max-rejected": max_rejected,
+        "--overwrite": overwrite or None, "--seed": seed,
         "--relabel": new_labels or None, "--verify": verify_store, "--describe": describe_store,
     }  # fmt: skip
 
@@ -129,8 +133,10 @@ def main(
             store = relabel(source, input, output, labels)
         else:
             store = convert(
-                source, input, output, labels, workers, limit, max_rejected, overwrite, seed
-            )
+                source, input, output, labels, workers, limit,
+                MAX_REJECTED if max_rejected is None else max_rejected, overwrite,
+                SEED if seed is None else seed,
+            )  # fmt: skip
         print(summary(store))
         return 0
 

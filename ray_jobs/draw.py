@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from enecg.command_line import run
-from enecg.errors import UserError, exit_code_of
+from enecg.errors import UserError, exit_code_of, one_line
 from enecg.evaluation.paper import draw_ecg
 from enecg.files import replacing
 from enecg.records import RecordStore
@@ -42,8 +42,11 @@ def main(
         [(_, x_BLT)] = store.signals([record])
         [derived_L] = store.index.loc[store.index["record_id"] == record, "lead_derived"]
         derived = [lead for lead, is_derived in zip(LEADS, derived_L, strict=True) if is_derived]
-        with replacing(output) as temporary:
-            draw_ecg(x_BLT[0], temporary, record, derived, form)
+        try:
+            with replacing(output) as temporary:
+                draw_ecg(x_BLT[0], temporary, record, derived, form)
+        except OSError as error:
+            raise UserError(f"--output {output}: {one_line(error)}") from None
         print(f"record {record}: {output}")
 
     sys.exit(exit_code_of(job))

@@ -264,3 +264,13 @@ def test_subjects_and_columns_of_any_kind_survive(tmp_path: Path, ray_cluster: N
     assert index["subject_id"].tolist() == ["01", "8"]
     assert index["mixed"].tolist() == ["1", "x"]
     assert index["empty"].isna().all() and pd.isna(index.loc["8", "flag"])
+
+
+@pytest.mark.parametrize(
+    "argument", [{"workers": 0}, {"limit": 0}, {"max_rejected": float("nan")}, {"seed": -1}]
+)
+def test_arguments_out_of_range_touch_nothing(tmp_path: Path, argument: dict[str, float]) -> None:
+    (name,) = argument
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} .*: give a"):
+        convert("wfdb", corpus(tmp_path / "in", 3), tmp_path / "store", **argument)  # type: ignore[arg-type]
+    assert not (tmp_path / "store").exists()

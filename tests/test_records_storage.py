@@ -160,7 +160,10 @@ def test_a_record_is_drawn_by_its_id(store: RecordStore, tmp_path: Path) -> None
     )
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "ecg.png").read_bytes().startswith(b"\x89PNG")
-    for record, output, told in (("r9", "x.png", "no record 'r9'"), ("r3", "x.doc", "png, pdf")):
+    for record, output, told in (
+        ("r9", "x.png", "no record 'r9'"), ("r3", "x.doc", "png, pdf"),
+        ("r003", "ecg.png/x.png", "--output"),
+    ):  # fmt: skip
         refused = run_job(
             "draw.py", "--records", store.uri, "--record", record, "--output", tmp_path / output
         )
@@ -172,6 +175,7 @@ def test_a_record_is_drawn_by_its_id(store: RecordStore, tmp_path: Path) -> None
     ("arguments", "told"),
     [
         (["--verify", "x", "--output", "y"], "--verify does not go with --output"),
+        (["--verify", "x", "--seed", "3"], "--verify does not go with --seed"),
         (["--describe", "x", "--verify", "y"], "--verify does not go with --describe"),
         (["--describe", "x"], "x: no record store here"),
         (["--source", "wfdb", "--output", "x"], "missing option --input"),

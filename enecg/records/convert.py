@@ -26,6 +26,7 @@ from enecg.storage import Folder, Place
 
 RECORDS_PER_SHARD = 256
 """About 12 MB a file, and less than two seconds of work to repeat after a crash."""
+MAX_REJECTED, SEED = 0.05, 42
 
 
 def convert(
@@ -35,9 +36,9 @@ def convert(
     labels: Place | None = None,
     workers: int | None = None,
     limit: int | None = None,
-    max_rejected: float = 0.05,
+    max_rejected: float = MAX_REJECTED,
     overwrite: bool = False,
-    seed: int = 42,
+    seed: int = SEED,
 ) -> RecordStore:
     """Convert a corpus of WFDB records into a record store.
 
@@ -76,7 +77,7 @@ def convert(
         store is complete.
     """
     layout = sources.get(source)
-    _check_arguments(workers, limit, max_rejected)
+    _check_arguments(workers, limit, max_rejected, seed)
     corpus = Corpus.at(folder)
     listing = layout.list_records(corpus, labels)
     for note in listing.notes:
@@ -117,13 +118,17 @@ def convert(
     return made
 
 
-def _check_arguments(workers: int | None, limit: int | None, max_rejected: float) -> None:
+def _check_arguments(
+    workers: int | None, limit: int | None, max_rejected: float, seed: int
+) -> None:
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1")
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: give at least 1")
     if not 0 <= max_rejected <= 1:
         raise UserError(f"--max-rejected {max_rejected:g}: give a share between 0 and 1")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: give at least 0")
 
 
 def _listing_fingerprint(table: pd.DataFrame) -> str:

@@ -246,6 +246,14 @@ def test_an_unknown_option_is_named(expert: Expert) -> None:
         experts.load(expert.name, sede=1)
 
 
+@pytest.mark.parametrize("value", [True, [1], None, {"a": 1}])
+def test_an_option_of_another_type_is_named(expert: Expert, value: object) -> None:
+    for key, default in experts.options(expert.name).items():
+        if default is not None:
+            with pytest.raises(UserError, match=rf"expert {expert.name}: {key} is .* it must be"):
+                experts.load(expert.name, **{key: value})
+
+
 def test_an_unknown_expert_is_answered_with_the_nearest_and_all() -> None:
     with pytest.raises(UserError, match=r"did you mean 'rocket'.*dlinear.*rocket"):
         experts.load("rokcet")

@@ -59,6 +59,7 @@ def test_the_golden_vectors_come_out(golden: Path, file: str) -> None:
         close(tap, vector(golden, name))
     assert len(seen) == 4
     close(expert.embed(x_BLT[:, None]), vector(golden, "pooled"))
+    close(expert.embed(x_BLT), vector(golden, "pooled"))
     if file == FILES[0]:
         close(expert.logits(x_BLT), vector(golden, "logits"))
     else:
@@ -278,7 +279,10 @@ def test_the_stack_of_convolutions_is_parsed_not_evaluated() -> None:
     assert conv_layers("[(8, 3, 2), (9,2,1)]*2 + [(4, 1, 1)]") == [(8, 3, 2), (9, 2, 1)] * 2 + [
         (4, 1, 1)
     ]
-    for text in ("", "[]", "[(1, 2)]", "[(0, 2, 2)]", "4", "[(1,2,3)] * x", "[(1,2)(4)]", "[1,2]"):
+    for text in (
+        "", "[]", "[(1, 2)]", "[(0, 2, 2)]", "4", "[(1,2,3)] * x", "[(1,2)(4)]", "[1,2]",
+        "[(1, 2, 2)] * 0",
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="must be lists of"):
             conv_layers(text)
 

@@ -251,6 +251,8 @@ def test_17_features_are_states_and_the_forecast_only_on_request() -> None:
         ({"config": {"d_model": 100}}, "multiple of gpt2.n_head, 12"),
         ({"config": {"stub_token_ids": {"trend": [1]}}}, "needs the keys trend, season, residual"),
         ({"config": {"gpt2": {"vocab_size": 64}}}, "tokens must be below 64"),
+        ({"config": {"seq_len": 15}}, "seq_len must be at least patch_size, 16"),
+        ({"config": {"gpt2": {"n_positions": 152}}}, "n_positions must be at least 153"),
         ({"config": "absent.json"}, "absent.json: no such file"),
     ],
     ids=str,

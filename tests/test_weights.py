@@ -115,6 +115,45 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed(tmp_path: Path) -> 
     assert torch.equal(module[0].weight, before)
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        (STATE["weight"] * 10).to(torch.int8),
+        STATE["weight"] > 0,
+        STATE["weight"].to(torch.complex64),
+        STATE["weight"].to_sparse(),
+        STATE["weight"].to("meta"),
+        torch.quantize_per_tensor(STATE["weight"], 0.1, 0, torch.qint8),
+    ],
+    ids=["int8", "bool", "complex", "sparse", "meta", "quantised"],
+)
+def test_tensors_a_copy_would_change_are_refused(tmp_path: Path, foreign: torch.Tensor) -> None:
+    path, module = tmp_path / "foreign.pt", nn.Linear(3, 2)
+    before = module.weight.clone()
+    torch.save(STATE | {"weight": foreign}, path)
+    with pytest.raises(UserError, match=r"(of the kind wanted|without values:) weight"):
+        weights.assign(module, weights.tensors_of(weights.read(path), path), path)
+    assert torch.equal(module.weight, before)
+    halved = {key: tensor.half() for key, tensor in STATE.items()}
+    weights.assign(module, halved, path)
+    assert torch.equal(module.weight, STATE["weight"])
+
+
+def test_other_kinds_of_dict_are_read_or_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "kinds.pt"
+    torch.save({"model": STATE, "history": collections.defaultdict(list, loss=[1.0])}, path)
+    assert weights.read(path)["history"] == {"loss": [1.0]}
+    torch.save({"model": STATE, "settings": collections.UserDict(a=1)}, path)
+    assert isinstance(weights.read(path)["settings"], weights.Inert)
+    torch.save({"model": STATE, "settings": OwnDict(a=1)}, path)
+    with pytest.raises(UserError, match="it keeps values in a dict or list of a class of its own"):
+        weights.read(path)
+
+
+class OwnDict(dict[str, int]):
+    """What some frameworks keep settings in."""
+
+
 def test_a_long_list_is_cut() -> None:
     tensors = {f"layer{i:03}": torch.ones(1) for i in range(30)}
     with pytest.raises(UserError, match=r"layer011 and 18 more$"):

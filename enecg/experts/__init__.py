@@ -94,11 +94,24 @@ def load(name: str, weights: str | Path | None = None, **settings: Any) -> Exper
                 f"expert {name}: unknown option {key!r}{did_you_mean(key, allowed)} "
                 f"(allowed: {listing})"
             )
+    for key, value in settings.items():
+        _check_type(f"expert {name}: {key}", value, allowed[key])
     if weights is None:
         return wanted(**settings).eval()
     expert = wanted.pretrained(Path(weights), **settings)
     expert.weight_files = weight_files.hashes(weights)
     return expert.eval()
+
+
+def _check_type(option: str, value: Any, default: Any) -> None:
+    """Raise UserError unless a value is a number or text where the option's default is one."""
+    for kind, of, called in (
+        (int, int, "a whole number"),
+        (float, int | float, "a number"),
+        (str, str, "text"),
+    ):
+        if type(default) is kind and (isinstance(value, bool) or not isinstance(value, of)):
+            raise UserError(f"{option} is {value!r}; it must be {called}")
 
 
 def expert_class(name: str) -> type[Expert]:

@@ -148,7 +148,12 @@ class EcgFm(Expert):
         return segments(z_scored(x_BLT.float()), WINDOW)
 
     def embed(self, prepared: Tensor) -> Tensor:
-        """Pool the frames of all segments; float32 of shape (B, D)."""
+        """Pool the frames of all segments; float32 of shape (B, D).
+
+        A segment of each record by itself, (B, 12, T), is taken too.
+        """
+        if prepared.ndim == 3:
+            prepared = prepared[:, None]
         frames_SNE = self.frame_features(prepared.flatten(0, 1))
         frames_BNE = frames_SNE.reshape(len(prepared), -1, frames_SNE.shape[-1])
         return pooled(frames_BNE.float(), self.options["pool"])

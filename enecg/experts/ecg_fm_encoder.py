@@ -70,6 +70,8 @@ def conv_layers(text: str) -> list[tuple[int, int, int]]:
         if parts is None or not sized or not all(sized):
             raise ValueError("conv_feature_layers must be lists of (channels, kernel, stride)")
         layers += found * int(parts[2] or 1)
+    if not layers:
+        raise ValueError("conv_feature_layers must be lists of at least one layer")
     return layers
 
 

@@ -68,6 +68,12 @@ class TempoSizes(Sizes):
             raise ValueError("stub_token_ids: prompts must be of one length")
         if not 0 <= self.used_tokens[0] <= self.used_tokens[-1] < self.gpt2.vocab_size:
             raise ValueError(f"stub_token_ids: tokens must be below {self.gpt2.vocab_size}")
+        if self.seq_len < self.patch_size:
+            raise ValueError(f"seq_len must be at least patch_size, {self.patch_size}")
+        n_words = len(self.stub_token_ids["trend"])
+        n_tokens = len(COMPONENTS) * (n_words + self.n_patches)
+        if n_tokens > self.gpt2.n_positions:
+            raise ValueError(f"gpt2.n_positions must be at least {n_tokens}, the tokens of a lead")
         if self.d_model % self.gpt2.n_head:
             raise ValueError(f"d_model must be a multiple of gpt2.n_head, {self.gpt2.n_head}")
         return self

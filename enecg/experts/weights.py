@@ -178,7 +178,19 @@ def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any]
     if not zipfile.is_zipfile(path):
         return []  # written before torch 1.6: torch lists no classes there and refuses them all
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    return [(type("Inert", (Inert,), {"stands_for": name}), name) for name in sorted(names)]
+    return [
+        (_plain_dict if name == "collections.defaultdict" else _inert(name), name)
+        for name in sorted(names)
+    ]
+
+
+def _inert(name: str) -> type[Inert]:
+    return type("Inert", (Inert,), {"stands_for": name})
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    """Stand in for ``collections.defaultdict``, whose default does not matter here."""
+    return {}
 
 
 def _reason(error: Exception) -> str:
@@ -186,6 +198,8 @@ def _reason(error: Exception) -> str:
     asked = re.search(r"GLOBAL ([\w.]+)|blocklisted module ([\w.]+)", str(error))
     if asked:
         return f"refused: its pickle asks for {asked[1] or asked[2]}, which is not data"
+    if re.search(r"Can only (SETITEM|append|extend)", str(error)):
+        return "refused: it keeps values in a dict or list of a class of its own"
     return "damaged, or not written by torch.save"
 
 
@@ -195,11 +209,13 @@ def tensors_of(content: Any, path: str | Path) -> dict[str, Tensor]:
     Raises
     ------
     UserError
-        If there is no mapping of names to tensors in it.
+        If there is no mapping of names to tensors in it, or one of them has no values.
     """
     for candidate in (content, *_entries(content, ("state_dict", "model"))):
         tensors = dict(candidate) if isinstance(candidate, Mapping) else {}
         if tensors and all(isinstance(value, Tensor) for value in tensors.values()):
+            if empty := sorted(str(key) for key, value in tensors.items() if value.is_meta):
+                raise UserError(f"weights {path}: tensors without values: {_listing(empty)}")
             return {str(key): value for key, value in tensors.items()}
     raise UserError(f"weights {path}: no state dict (a mapping of names to tensors) in this file")
 
@@ -223,26 +239,44 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
     Raises
     ------
     UserError
-        Listing missing and unexpected tensors and those of another shape.
+        Listing missing and unexpected tensors and those of another shape or kind.
     """
     check(module.state_dict(), tensors, path)
     module.load_state_dict(dict(tensors), strict=True)
 
 
 def check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise UserError unless tensors have exactly the names and shapes of those wanted."""
+    """Raise UserError unless tensors have exactly the names and shapes of those wanted.
+
+    They may be of another precision, but whole numbers (as of a quantised model), complex ones,
+    and sparse tensors are refused: a copy would change them, or fail.
+    """
     missing = sorted(wanted.keys() - tensors.keys())
     unexpected = sorted(tensors.keys() - wanted.keys())
     misshapen = [
         f"{key} {tuple(tensors[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in sorted(wanted.keys() & tensors.keys())
-        if tensors[key].shape != wanted[key].shape
+        if not tensors[key].is_nested and tensors[key].shape != wanted[key].shape
     ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    foreign = [
+        f"{key} {str(tensors[key].dtype).removeprefix('torch.')}"
+        for key in sorted(wanted.keys() & tensors.keys())
+        if _kind(tensors[key]) != (*_kind(wanted[key])[:2], True)
+    ]
+    faults = {
+        "missing": missing, "unexpected": unexpected, "of another shape": misshapen,
+        "not plain numbers of the kind wanted": foreign,
+    }  # fmt: skip
     found = [f"{what} {_listing(names)}" for what, names in faults.items() if names]
     if found:
         hint = did_you_mean(missing[0], unexpected) if missing and unexpected else ""
         raise UserError(f"weights {path}: tensors {'; '.join(found)}{hint}")
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    """Say whether a tensor is of floats, is of complex numbers, and dense."""
+    plain = tensor.layout == torch.strided and not tensor.is_nested
+    return tensor.is_floating_point(), tensor.is_complex(), plain and not tensor.is_quantized
 
 
 def _listing(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 ::
 
     <bundle>/bundle.json                 what it is, which experts and gates, how it came about
+    <bundle>/model_card.md               the same in words: results, intended use, limits
     <bundle>/gates.safetensors
     <bundle>/experts/<name>/models.*     heads, and backbones where those were trained
 """
@@ -25,15 +26,16 @@ from enecg import __version__, experts
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
 from enecg.experts.contract import Expert
-from enecg.files import read_json, replacing, write_json
+from enecg.files import read_json, replacing, write_json, write_text
+from enecg.gate.calibration import Calibration
 from enecg.gate.ensemble import GateEnsemble
-from enecg.gate.network import Gates, gate_view
+from enecg.gate.network import Gates, gate_view, initial
 from enecg.gate.space import GateChoice
 from enecg.stage1.adapted import AdaptedExpert, load_adapted, save_adapted
 from enecg.tasks import Task
 
 FORMAT = "enecg-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MODEL_KEY = "model"
 _UNREADABLE = (
     OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
@@ -58,6 +60,8 @@ class Bundle:
         Facts on how it came about, as JSON values.
     fingerprints : dict of str to str
         Of the backbones that heads or LoRA were trained on.
+    card : str
+        The model card, in Markdown; empty: none is written.
     """
 
     task: Task
@@ -66,6 +70,7 @@ class Bundle:
     ensemble: GateEnsemble
     provenance: Mapping[str, Any]
     fingerprints: dict[str, str] = field(default_factory=dict)
+    card: str = ""
 
     def save(self, folder: Path) -> None:
         """Write the bundle; a folder that was there is replaced as a whole."""
@@ -74,10 +79,9 @@ class Bundle:
         for name, (_, adapted) in self.experts.items():
             save_adapted(building / "experts" / name, {MODEL_KEY: adapted})
         tensors = {
-            f"{member}/{layer}/{kind}": tensor.contiguous()
+            f"{member}/{name}": tensor.contiguous()
             for member, (_, gates) in enumerate(self.ensemble.members)
-            for layer, parts in enumerate(gates.parameters)
-            for kind, tensor in zip(("weight", "bias"), parts, strict=True)
+            for name, tensor in gates.parameters.items()
         }
         with replacing(building / "gates.safetensors") as temporary:
             save_file(tensors, temporary)
@@ -103,10 +107,13 @@ class Bundle:
                     {"drawn": count, "choice": gates.choice.model_dump()}
                     for count, gates in self.ensemble.members
                 ],
+                "calibration": self.ensemble.calibration.dump(),
                 "fingerprints": self.fingerprints,
                 "provenance": dict(self.provenance),
             },
         )
+        if self.card:
+            write_text(building / "model_card.md", self.card)
         shutil.rmtree(folder, ignore_errors=True)
         building.rename(folder)
 
@@ -154,16 +161,16 @@ class Bundle:
         members = []
         for member, entry in enumerate(description["gates"]):
             choice = GateChoice.model_validate(entry["choice"])
-            layers = [
-                (tensors[f"{member}/{layer}/weight"], tensors[f"{member}/{layer}/bias"])
-                for layer in range(choice.depth + 1)
-            ]
-            members.append((entry["drawn"], Gates(choice, layers)))
+            wanted = initial(choice, 1, task.width, torch.Generator())
+            found_here = {name: tensors[f"{member}/{name}"] for name in wanted}
+            if any(found_here[name].shape != value.shape for name, value in wanted.items()):
+                raise ValueError(f"gate {member} is of another shape than its description says")
+            members.append((entry["drawn"], Gates(choice, found_here)))
         return cls(
             task,
             description["expert_names"],
             found,
-            GateEnsemble(members),
+            GateEnsemble(members, Calibration.read(description["calibration"])),
             description["provenance"],
             description["fingerprints"],
         )
@@ -220,24 +227,27 @@ class Predictor:
         Returns
         -------
         dict of str to (float32 array of shape (B, C), float32 array of shape (B, E))
-            By task: value or class probabilities, and the experts' weights.
+            By task: value or class probabilities (NaN where no expert has an output), and the
+            experts' weights.
         """
         signal = torch.from_numpy(x_BLT).to(self.device)
         view_BLT = gate_view(x_BLT)
         inputs: dict[str, torch.Tensor] = {}
         answers: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]] = {}
         for bundle in self.bundles:
-            weights_BE = bundle.ensemble.weights(view_BLT, bundle.expert_names)
-            mixed_BC = torch.zeros(len(x_BLT), bundle.task.width)
+            shape = (len(x_BLT), len(bundle.expert_names), bundle.task.width)
+            outputs_BEC = np.full(shape, np.nan, dtype=np.float32)
             for name, (settings, adapted) in bundle.experts.items():
                 key = _backbone_key(name, settings)
                 if key not in inputs:
                     backbone = self._backbones[key]
                     prepare = backbone.features if settings.frozen else backbone.prepare
                     inputs[key] = prepare(signal)
-                weight_B = weights_BE[:, bundle.expert_names.index(name)]
-                mixed_BC += weight_B[:, None] * adapted.answer(inputs[key]).cpu()
-            answers[bundle.task.name] = (mixed_BC.numpy(), weights_BE.numpy())
+                place = bundle.expert_names.index(name)
+                outputs_BEC[:, place] = adapted.answer(inputs[key]).cpu().numpy()
+            answers[bundle.task.name] = bundle.ensemble.predict(
+                view_BLT, outputs_BEC, bundle.expert_names, bundle.task
+            )
         return answers
 
 

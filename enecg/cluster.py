@@ -60,6 +60,12 @@ def connect() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
+def dashboard_address() -> str | None:
+    """Return the address of this cluster's dashboard; None where it has none."""
+    address: str = ray._private.worker.get_dashboard_url()
+    return f"http://{address}" if address else None
+
+
 def _answers(address: str | None) -> bool:
     """Whether something listens at ``host:port``; a dead cluster leaves its address behind."""
     if not address:

@@ -133,16 +133,23 @@ class GateSettings(_Section):
 
     space: str = "tune_spaces/gate.yaml"
     trials: Positive = 32
-    searcher: Literal["random"] = "random"
-    scheduler: Literal["none"] = "none"
+    """Gates that are tried, beside the plain ones; where the search is adaptive, in each scope."""
+    searcher: Literal["random", "optuna"] = "random"
+    """random: drawn up front from the seed. optuna: TPE; what it proposes depends on which trials
+    happen to end first."""
+    scheduler: Literal["none", "asha"] = "none"
+    """asha: trials that fall behind are stopped early; which ones depends on timing, too."""
     max_parallel: Literal["auto"] | Positive = "auto"
+    """Trials side by side; auto: one per CPU."""
 
 
 class EnsembleSettings(_Section):
     """The ensemble of the best trials."""
 
     size: Positive = 5
-    """Members drawn by greedy selection with replacement."""
+    """Members that greedy selection draws in each bag; and how many the mean of the best takes."""
+    bags: Positive = 5
+    """Greedy selections, each among a random half of the trials (one: among all of them)."""
 
 
 class Config(_Section):

@@ -12,6 +12,7 @@ from rich.console import Console
 from enecg.cluster import connect
 from enecg.config import Config, load_config
 from enecg.evaluation.table import results_table
+from enecg.evaluation.wording import comparison_sentences, decision_sentence
 from enecg.experiment import Experiment, check_experts, open_experiment
 from enecg.files import read_json, write_text
 from enecg.gate.search import drawn_choices, search_gate
@@ -81,8 +82,13 @@ def run_stages(config_path: Path, changes: list[str] | None, stages: list[str]) 
 def show_results(config: Config) -> None:
     """Print the results table, and last the path of results.json on a line of its own."""
     width = None if os.isatty(1) else 120
-    table = results_table(read_json(results_path(config)), config.task_list)
-    Console(width=width).print(table)
+    results, console = read_json(results_path(config)), Console(width=width)
+    console.print(results_table(results, config.task_list))
+    for task in config.task_list:
+        outcome = results["tasks"][task.name]
+        sentences = comparison_sentences(task, outcome["comparisons"])
+        said = " ".join([decision_sentence(outcome["decisions"]), *sentences])
+        console.print(f"{task.name}: {said}", markup=False, highlight=False)
     print(f"report: {Path(config.run_dir) / 'report.html'}")
     print(f"bundle: {Path(config.run_dir) / 'bundle'}")
     print(f"results: {results_path(config)}")

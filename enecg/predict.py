@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 import torch
 
@@ -24,6 +27,8 @@ BATCH = 64
 
 def predict_file(bundle: Path, source: Path, output: Path) -> None:
     """Predict every record of a store, or of a folder of WFDB files, into a Parquet file.
+
+    Predictions are written as they come; neither signals nor predictions gather in memory.
 
     Parameters
     ----------
@@ -45,7 +50,7 @@ def predict_file(bundle: Path, source: Path, output: Path) -> None:
         raise UserError(f"--input: no folder {source}; give a record store or WFDB files")
     connect()
     if (source / DESCRIPTION).exists():
-        table = predict_store(bundle, RecordStore.open(source))
+        count = _write(bundle, RecordStore.open(source), output)
     else:
         with tempfile.TemporaryDirectory(prefix="enecg-predict-") as folder:
             store = convert("wfdb", source, Path(folder) / "store", max_rejected=1.0)
@@ -53,14 +58,44 @@ def predict_file(bundle: Path, source: Path, output: Path) -> None:
                 say(f"left out: {left_out.path}: {left_out.reason}: {left_out.detail}")
             if store.index.empty:
                 raise UserError(f"--input {source}: no readable 12-lead record")
-            table = predict_store(bundle, store)
+            count = _write(bundle, store, output)
+    print(f"{count:,} records predicted: {output}")
+
+
+def _write(bundle: Path, store: RecordStore, output: Path) -> int:
+    """Write predictions as they come; return how many there are."""
+    writer: pq.ParquetWriter | None = None
+    count = 0
     with replacing(output) as temporary:
-        table.to_parquet(temporary, index=False)
-    print(f"{len(table):,} records predicted: {output}")
+        try:
+            for part in predictions(bundle, store):
+                table = pa.Table.from_pandas(part, preserve_index=False)
+                if writer is None:
+                    writer = pq.ParquetWriter(temporary, table.schema)
+                writer.write_table(table)
+                count += len(part)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise UserError(f"{store.uri}: this record store has no records")
+    return count
 
 
 def predict_store(bundle: Path, store: RecordStore) -> pd.DataFrame:
-    """Predict every record of a store, with Ray Data; rows in the store's order."""
+    """Predict every record of a store into one table; rows in the store's order."""
+    return pd.concat([*predictions(bundle, store)], ignore_index=True)
+
+
+def predictions(bundle: Path, store: RecordStore) -> Iterator[pd.DataFrame]:
+    """Predict every record of a store with Ray Data; yield tables, rows in the store's order.
+
+    Parameters
+    ----------
+    bundle : Path
+        ``bundle/`` of a run (all tasks), or ``bundle/<task>``.
+    store : RecordStore
+    """
     gpus = int(ray.cluster_resources().get("GPU", 0))
     actors = max(1, gpus or int(ray.cluster_resources()["CPU"]) - 2)
     dataset = store.dataset().map_batches(
@@ -70,15 +105,26 @@ def predict_store(bundle: Path, store: RecordStore) -> pd.DataFrame:
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_gpus=1 if gpus else 0,
     )
-    parts = []
-    with counting("predict", len(store.index)) as progress:
-        for part in dataset.iter_batches(batch_format="pandas"):
-            parts.append(part)
+    dataset.context.execution_options.preserve_order = True
+    place_of = {record: place for place, record in enumerate(store.index["record_id"])}
+    subjects = store.index["subject_id"].to_numpy()
+    # Batches come in order, or nearly so: one that is early waits for those before it.
+    waiting = pd.DataFrame()
+    done = 0
+    with counting("predict", len(place_of)) as progress:
+        for batch in dataset.iter_batches(batch_format="pandas", batch_size=None):
+            part = cast(pd.DataFrame, batch)
+            part.index = pd.Index(part["record_id"].map(place_of))
+            part.insert(1, "subject_id", subjects[part.index])
+            waiting = pd.concat([waiting, part]).sort_index()
+            ready = waiting.index == done + np.arange(len(waiting))
             progress.advance(len(part))
-    who, predicted = store.index[["record_id", "subject_id"]], pd.concat(parts)
-    if len(predicted) != len(who):
-        raise RuntimeError(f"{len(predicted)} of {len(who)} records were predicted")
-    return who.merge(predicted, on="record_id", how="left", validate="one_to_one")
+            if ready.any():
+                yield waiting[ready].reset_index(drop=True)
+                done += int(ready.sum())
+                waiting = waiting[~ready]
+    if done != len(place_of):
+        raise RuntimeError(f"{done} of {len(place_of)} records were predicted")
 
 
 def rows_of(

@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import io
-import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from enecg import experts
-from enecg.bundle import Bundle
+from enecg.bundling import write_bundles
 from enecg.cluster import peak_memory_mb
 from enecg.config import OTHER_PREDICTORS, Config
 from enecg.errors import JobFailed
+from enecg.evaluation.comparisons import compare
 from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.paper import draw_ecg
 from enecg.evaluation.report import write_report
 from enecg.experiment import Experiment
 from enecg.experts.corpora import overlap
 from enecg.files import fingerprint, write_json
-from enecg.gate.combine import dummy, mix, stacking_weights, uniform
-from enecg.gate.ensemble import Chosen, GateEnsemble, Key, choose, refit_chosen
-from enecg.gate.network import Gates
-from enecg.gate.search import drawn_choices, gate_fingerprint, gate_folder, load_arrays
+from enecg.gate.combine import dummy
+from enecg.gate.ensemble import Chosen, GateEnsemble, Key, TrainedGates, choose, refit_chosen
+from enecg.gate.network import constant_gate
+from enecg.gate.search import found_trials, gate_fingerprint, gate_folder, load_arrays
 from enecg.gate.trial import Arrays
 from enecg.nested import ALL
 from enecg.progress import say
 from enecg.provenance import commit, hardware
 from enecg.run_folder import begin, facts_of, finish, is_done
 from enecg.signals import LEADS
-from enecg.stage1.adapted import AdaptedExpert, load_adapted
 from enecg.stage1.jobs import expert_folder
 from enecg.tasks import Task, known
 
 Predictions = dict[str, np.ndarray]
-TrainedGates = dict[tuple[str, str, int], Gates]
 
 
 def results_path(config: Config) -> Path:
@@ -69,38 +68,30 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         return results_path(config)
     started, clock = datetime.now(UTC), time.monotonic()
     begin(folder, print_)
-    arrays, choices = load_arrays(experiment), drawn_choices(config)
-    chosen = choose(gate_folder(config), choices, arrays, config.ensemble.size)
-    gates, worker_peak = refit_chosen(chosen, choices, arrays)
+    arrays, trials = load_arrays(experiment), found_trials(config)
+    chosen = choose(gate_folder(config), trials, arrays, config.ensemble)
+    gates, worker_peak = refit_chosen(chosen, [trial.choice for trial in trials], arrays)
 
     summaries: dict[str, Any] = {}
     out_of_sample: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     gate_weights: dict[str, dict[str, float]] = {}
     for task in experiment.tasks:
         predictions, weights_NE = predict_test_groups(task, arrays, chosen, gates)
-        truth_N = experiment.targets[task.name]
         say(f"{task.name}: intervals")
-        summaries[task.name] = {
-            "n": int(known(truth_N).sum()),
-            "predictors": {
-                name: fold_summary(
-                    task, truth_N, predicted, experiment.nested.outer_N,
-                    experiment.nested.group_N, seed=config.seed,
-                )
-                for name, predicted in predictions.items()
-            },
-        }  # fmt: skip
-        out_of_sample[task.name] = (truth_N, predictions["ensemble"])
+        summaries[task.name] = judge(task, predictions, arrays, chosen)
+        out_of_sample[task.name] = (experiment.targets[task.name], predictions["ensemble"])
         gate_weights[task.name] = dict(
             zip(arrays.experts, weights_NE.mean(0).tolist(), strict=True)
         )
-    made_by = {
-        name: experts.load(
-            settings.backbone(name), weights=settings.weights, **settings.options
-        ).provenance()
+    loaded = {
+        name: experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
         for name, settings in config.experts.items()
     }
-    write_bundles(experiment, arrays, chosen, gates, made_by)
+    made_by = {
+        name: expert.provenance() | {"licence": expert.spec.licence}
+        for name, expert in loaded.items()
+    }
+    write_bundles(experiment, arrays, chosen, gates, made_by, summaries)
     facts = _facts_of_stages(config)
     results = {
         "commit": commit(),
@@ -132,6 +123,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         experiment.tasks,
         out_of_sample=out_of_sample,
         gate_weights=gate_weights,
+        trials=pd.read_parquet(gate_folder(config) / "trials.parquet"),
         drawings=_example(experiment),
     )
     finish(folder, print_)
@@ -143,6 +135,9 @@ def predict_test_groups(
 ) -> tuple[Predictions, np.ndarray]:
     """Predict every record once, by what was learned without its outer fold.
 
+    A predictor that has no output for a record (none of its experts has one) counts as if it said
+    what ``dummy`` says.
+
     Returns
     -------
     dict of str to array, shape (N, C)
@@ -151,95 +146,73 @@ def predict_test_groups(
     array, shape (N, E)
         The ensemble's weights.
     """
-    n = len(arrays.view_NLT)
-    names = [*arrays.experts, *OTHER_PREDICTORS]
+    n, each = len(arrays.view_NLT), arrays.experts
+    names = [*each, *OTHER_PREDICTORS]
     predictions = {name: np.zeros((n, task.width), dtype=np.float32) for name in names}
-    weights_NE = np.zeros((n, len(arrays.experts)), dtype=np.float32)
-    target_N = arrays.targets[task.name]
+    weights_NE = np.zeros((n, len(each)), dtype=np.float32)
+    missing = dict.fromkeys(names, 0)
     for number, scope in enumerate(arrays.nested.scopes):
         if scope == ALL:
             continue
         training, test = arrays.nested.training(scope), arrays.nested.test(scope)
-        outputs_NEC = arrays.outputs[task.name][number]
-        tested = outputs_NEC[test]
-        for place, name in enumerate(arrays.experts):
-            predictions[name][test] = tested[:, place]
-        predictions["uniform"][test] = uniform(tested)
-        stacked = stacking_weights(task, outputs_NEC[training], target_N[training])
-        predictions["stacking"][test] = mix(tested, stacked)
+        filler_BC = dummy(task, arrays.targets[task.name][training], int(test.sum()))
         choice = chosen[task.name, scope]
-        for name, ensemble in (
-            ("gate", GateEnsemble([(1, gates[task.name, scope, choice.best])])),
-            ("ensemble", _ensemble(task.name, scope, choice, gates)),
-        ):
-            weights_BE = ensemble.weights(arrays.view_NLT[test], arrays.experts).numpy()
-            predictions[name][test] = np.einsum("be,bec->bc", weights_BE, tested)
-        weights_NE[test] = weights_BE
-        predictions["dummy"][test] = dummy(task, target_N[training], int(test.sum()))
+        mixtures = {
+            **{name: GateEnsemble([(1, constant_gate({name: 1.0}))]) for name in each},
+            "uniform": GateEnsemble([(1, constant_gate(dict.fromkeys(each, 1.0)))]),
+            "stacking": GateEnsemble([(1, constant_gate(choice.stacking))]),
+            "gate": GateEnsemble([(1, gates[task.name, scope, choice.best])]),
+            "ensemble": choice.ensemble((task.name, scope), gates),
+        }
+        for name, mixture in mixtures.items():
+            predicted_BC, weights_BE = mixture.predict(
+                arrays.view_NLT[test], arrays.outputs[task.name][number, test], each, task
+            )
+            lacking = np.isnan(predicted_BC)
+            missing[name] += int(lacking.any(1).sum())
+            predictions[name][test] = np.where(lacking, filler_BC, predicted_BC)
+        weights_NE[test] = weights_BE  # the ensemble's: it is the last
+        predictions["dummy"][test] = filler_BC
+    for name, count in missing.items():
+        if count:
+            say(f"{task.name}: {name} has no output for {count:,} records; counted as the dummy's")
     return predictions, weights_NE
 
 
-def write_bundles(
-    experiment: Experiment,
-    arrays: Arrays,
-    chosen: dict[Key, Chosen],
-    gates: TrainedGates,
-    made_by: dict[str, dict[str, Any]],
-) -> None:
-    """Write ``bundle/<task>`` (all groups) and ``folds/<fold>/<task>`` (each fold's models).
-
-    ``made_by`` holds every expert's provenance.
-    """
-    config, located = experiment.config, experiment.config.located()
-    run = Path(config.run_dir)
-    keys = {f"{task.name}/{s}": task for task in experiment.tasks for s in arrays.nested.scopes}
-    adapted: dict[str, dict[str, AdaptedExpert]] = {
-        name: load_adapted(expert_folder(config, name), keys, name, settings)
-        for name, settings in config.experts.items()
+def judge(
+    task: Task, predictions: Predictions, arrays: Arrays, chosen: dict[Key, Chosen]
+) -> dict[str, Any]:
+    """Return what results.json says of one task."""
+    truth_N, nested = arrays.targets[task.name], arrays.nested
+    where = (nested.outer_N, nested.group_N)
+    summaries = {
+        name: fold_summary(task, truth_N, predicted, *where, seed=arrays.seed)
+        for name, predicted in predictions.items()
     }
-    for earlier in ("bundle", "folds"):  # of other tasks or folds, perhaps
-        shutil.rmtree(run / earlier, ignore_errors=True)
-    for task in experiment.tasks:
-        for scope in arrays.nested.scopes:
-            ensemble = _ensemble(task.name, scope, chosen[task.name, scope], gates)
-            used = {name for _, gate in ensemble.members for name in gate.choice.experts}
-            bundle = Bundle(
-                task,
-                arrays.experts,
-                {
-                    name: (located.experts[name], adapted[name][f"{task.name}/{scope}"])
-                    for name in arrays.experts
-                    if name in used
-                },
-                ensemble,
-                {
-                    "commit": commit(),
-                    "records": experiment.store.fingerprint,
-                    "trained_on": "all groups" if scope == ALL else f"all but outer fold {scope}",
-                    "n_training": int(arrays.nested.training(scope).sum()),
-                    "experts": made_by,
-                    "config": config.model_dump(mode="json"),
-                },
-                {
-                    name: made_by[name]["fingerprint"]
-                    for name in used
-                    if config.experts[name].builds_on_weights
-                },
-            )
-            place = run / "bundle" if scope == ALL else run / "folds" / scope
-            bundle.save(place / task.name)
+    return {
+        "n": int(known(truth_N).sum()),
+        "predictors": summaries,
+        "comparisons": compare(
+            task, truth_N, predictions, summaries, arrays.experts, *where, seed=arrays.seed
+        ),
+        "decisions": {
+            scope: {
+                "way": choice.way,
+                "losses": choice.losses,
+                "gain_of_gates": choice.gain,
+                "standard_error": choice.error,
+                "calibration": choice.calibration.kind,
+            }
+            for (name, scope), choice in chosen.items()
+            if name == task.name
+        },
+    }
 
 
 def _overlap(made_by: dict[str, Any], experiment: Experiment) -> list[str]:
     """Corpora that an expert was pretrained on and that share records with this store."""
     source = str(experiment.store.description["source"])
     return list(overlap(made_by["pretraining_corpora"], source))
-
-
-def _ensemble(task: str, scope: str, choice: Chosen, gates: TrainedGates) -> GateEnsemble:
-    return GateEnsemble(
-        [(count, gates[task, scope, trial]) for trial, count in sorted(choice.members.items())]
-    )
 
 
 def _facts_of_stages(config: Config) -> dict[str, dict[str, Any]]:

@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 FORMS = "{choose: […]}, {uniform: [low, high]}, {log_uniform: [low, high]}"
 
 
-def draw(form: Any, random: np.random.Generator) -> Any:
-    """Draw a value; what is not a mapping stands for itself.
+class Source(Protocol):
+    """Where values come from: chance, or a searcher that learns from how earlier ones did."""
+
+    def place(self, name: str, count: int) -> int:
+        """Return a number from 0 to ``count - 1``."""
+
+    def number(self, name: str, low: float, high: float, log: bool) -> float:
+        """Return a number between two, or one whose logarithm is between theirs."""
+
+
+class Chance:
+    """Draws every value at random.
+
+    Parameters
+    ----------
+    seed : int
+    number : int
+        The n-th draw depends on the seed and n alone.
+    """
+
+    def __init__(self, seed: int, number: int) -> None:
+        self._random = np.random.default_rng([seed, number])
+
+    def place(self, name: str, count: int) -> int:
+        """Return a number from 0 to ``count - 1``."""
+        return int(self._random.integers(count))
+
+    def number(self, name: str, low: float, high: float, log: bool) -> float:
+        """Return a number between two, or one whose logarithm is between theirs."""
+        if log:
+            return float(np.exp(self._random.uniform(np.log(low), np.log(high))))
+        return float(self._random.uniform(low, high))
+
+
+def draw(name: str, form: Any, source: Source) -> Any:
+    """Draw the value called ``name``; what is not a mapping stands for itself.
 
     Raises
     ------
@@ -19,13 +52,20 @@ def draw(form: Any, random: np.random.Generator) -> Any:
         It has none of the `FORMS`.
     """
     if not isinstance(form, dict):
-        form = {"choose": [form]}
+        return form
     if set(form) == {"choose"}:
-        return form["choose"][int(random.integers(len(form["choose"])))]
-    if set(form) == {"uniform"}:
-        low, high = map(float, form["uniform"])
-        return float(random.uniform(low, high))
-    if set(form) == {"log_uniform"}:
-        low, high = (math.log(float(end)) for end in form["log_uniform"])
-        return float(math.exp(random.uniform(low, high)))
+        return form["choose"][place(name, source, len(form["choose"]))]
+    if set(form) in ({"uniform"}, {"log_uniform"}):
+        [(kind, ends)] = form.items()
+        low, high = map(float, ends)
+        if not low <= high or (kind == "log_uniform" and low <= 0):
+            raise ValueError(f"{form!r}: the ends must rise, and logarithms need them above 0")
+        return source.number(name, low, high, kind == "log_uniform")
     raise ValueError(f"{form!r} is none of {FORMS}")
+
+
+def place(name: str, source: Source, count: int) -> int:
+    """Return a number below ``count``; where there is nothing to choose, nothing is drawn."""
+    if count < 1:
+        raise ValueError(f"{name}: nothing to choose from")
+    return source.place(name, count) if count > 1 else 0

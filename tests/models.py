@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ import torch
 from enecg import experts
 from enecg.bundle import Bundle
 from enecg.config import ExpertSettings
+from enecg.gate.calibration import Calibration
 from enecg.gate.ensemble import GateEnsemble
-from enecg.gate.network import Gates
+from enecg.gate.network import Gates, initial
 from enecg.gate.space import GateChoice
 from enecg.stage1.adapted import AdaptedExpert, Model
 from enecg.stage1.heads import FFN_HIDDEN, Head
@@ -63,26 +63,23 @@ def adapted_expert(name: str, task: Task, kind: str = "ridge", n_models: int = 1
     return AdaptedExpert(models, kind)
 
 
-def gate(names: tuple[str, ...], seed: int = 0, depth: int = 1) -> Gates:
+def gate(
+    task: Task, names: tuple[str, ...], seed: int = 0, depth: int = 1, **changes: Any
+) -> Gates:
     """One gate with random weights."""
     choice = GateChoice.model_validate(
         {
             "leads": "II+V1", "experts": names, "depth": depth, "width": 4, "dropout": 0.1,
             "temperature": 0.5, "learning_rate": 1e-2, "weight_decay": 0.1, "epochs": 1,
         }
+        | changes
     )  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
-    widths = [2 * 200, *[4] * depth, len(names)]
-    return Gates(
-        choice,
-        [
-            (
-                0.1 * torch.randn(1, before, after, generator=generator),
-                0.1 * torch.randn(1, 1, after, generator=generator),
-            )
-            for before, after in pairwise(widths)
-        ],
-    )
+    parameters = initial(choice, 1, task.width, generator)
+    for name, value in parameters.items():
+        if name != "scale":
+            value.copy_(0.1 * torch.randn(value.shape, generator=generator))
+    return Gates(choice, parameters)
 
 
 def bundle(task: Task, **models: AdaptedExpert) -> Bundle:
@@ -97,7 +94,13 @@ def bundle(task: Task, **models: AdaptedExpert) -> Bundle:
         task,
         ["rocket", "dlinear", "unused"],
         {name: (SETTINGS[name], adapted) for name, adapted in models.items()},
-        GateEnsemble([(2, gate(names, 1)), (1, gate(names[:1], 2, depth=0))]),
+        GateEnsemble(
+            [
+                (2, gate(task, names, 1, encoder="conv", joined="outputs", weights_per="class")),
+                (1, gate(task, names[:1], 2, depth=0)),
+            ],
+            Calibration("temperature", 1.5),
+        ),
         {"commit": None, "n_training": 7},
     )
 

@@ -88,7 +88,7 @@ def test_every_tensor_is_in_the_bundle(tmp_path: Path) -> None:
         if module is not None
     ]
     wanted = [value for module in modules for value in module.state_dict().values()]
-    wanted += [t for _, g in made.ensemble.members for layer in g.parameters for t in layer]
+    wanted += [value for _, g in made.ensemble.members for value in g.parameters.values()]
     assert Counter(value.numpy().tobytes() for value in wanted) == Counter(written)
 
 
@@ -139,6 +139,13 @@ def text(name: str, content: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_text(content) and None
 
 
+def wider_gate(folder: Path) -> None:
+    path = folder / "bundle.json"
+    description = json.loads(path.read_text())
+    description["gates"][0]["choice"]["width"] += 1
+    path.write_text(json.dumps(description))
+
+
 def swapped(folder: Path) -> None:
     bundle(RHYTHM).save(folder.parent / "other")
     for name in ("models.safetensors", "models.json"):
@@ -148,7 +155,7 @@ def swapped(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (changed(format_version=2), "this version reads 1"),
+        (changed(format_version=1), "this version reads 2"),
         (changed(format="something else"), "something else"),
         (text("bundle.json", "{"), "not a bundle's description"),
         (text("bundle.json", "[]"), "not a bundle's description"),
@@ -159,6 +166,8 @@ def swapped(folder: Path) -> None:
         (changed(experts={"rocket": None}), "damaged"),
         (changed(gates=[{"drawn": 1, "choice": {"leads": "V9"}}]), "damaged"),
         (changed(gates=[{"drawn": 1}]), "damaged"),
+        (changed(calibration={"kind": "temperature"}), "damaged"),
+        (wider_gate, "gate 0 is of another shape than its description says"),
         (without("gates.safetensors"), "damaged"),
         (without("experts/rocket/models.json"), "damaged"),
         (without("experts/dlinear/models.safetensors"), "damaged"),
@@ -228,6 +237,9 @@ def test_missing_leads_give_finite_predictions(three_tasks: list[Bundle]) -> Non
 
 def test_predictions_are_the_weighted_answers_of_the_experts() -> None:
     made, x_BLT = bundle(RHYTHM), signals(3)
+    names = ("rocket", "dlinear")
+    gates = [(2, gate(RHYTHM, names, 1)), (1, gate(RHYTHM, names[:1], 2, depth=0))]
+    made.ensemble = GateEnsemble(gates)
     predicted_BC, weights_BE = Predictor([made], CPU)(x_BLT)["report_label"]
     assert (weights_BE[:, 2] == 0).all(), "no gate weighs this expert"
     rocket, dlinear = (experts.load(n, **s.options) for n, (s, _) in made.experts.items())

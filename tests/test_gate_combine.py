@@ -10,7 +10,15 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
-from enecg.gate.combine import dummy, greedy_selection, mix, stacking_weights, uniform
+from enecg.gate.combine import (
+    bagged_selection,
+    best_trials,
+    dummy,
+    greedy_selection,
+    mean_of,
+    mix,
+    stacking_weights,
+)
 from enecg.tasks import Task, known
 from problems import AGE, FINDINGS, GENDER, RHYTHM
 
@@ -154,13 +162,41 @@ def test_experts_that_agree_share_a_mix_that_is_their_answer() -> None:
     weights = stacking_weights(AGE, outputs_BEC, target)
     assert weights.sum() == pytest.approx(1)
     np.testing.assert_allclose(mix(outputs_BEC, weights), one, rtol=1e-5)
-    np.testing.assert_allclose(uniform(outputs_BEC), one, rtol=1e-5)
 
 
 def test_mixing_is_a_weighted_sum() -> None:
     outputs_BEC = np.array([[[1.0, 0.0], [0.0, 1.0]]], dtype=np.float32)
     np.testing.assert_allclose(mix(outputs_BEC, np.array([0.25, 0.75])), [[0.25, 0.75]])
-    np.testing.assert_allclose(uniform(outputs_BEC), [[0.5, 0.5]])
+    outputs_BEC[0, 0] = np.nan
+    np.testing.assert_allclose(mix(outputs_BEC, np.array([0.25, 0.75])), [[0.0, 1.0]])
+    assert np.isnan(mix(outputs_BEC, np.array([1.0, 0.0]))).all()
+
+
+def test_stacking_leaves_out_records_that_lack_an_output() -> None:
+    candidates, target = library(AGE)
+    outputs_BEC = stacked(candidates)
+    fewer = stacking_weights(AGE, outputs_BEC[20:], target[20:])
+    outputs_BEC[:20, 1] = np.nan
+    np.testing.assert_array_equal(stacking_weights(AGE, outputs_BEC, target), fewer)
+
+
+def test_bags_draw_among_half_of_the_candidates_and_add_up() -> None:
+    candidates, target = library(AGE, n_candidates=9)
+    one = bagged_selection(AGE, candidates, target, 4, bags=1, seed=3)
+    assert one == greedy_selection(AGE, candidates, target, 4)
+    many = bagged_selection(AGE, candidates, target, 4, bags=6, seed=3)
+    assert many.total() == 24 and set(many) > set(one)
+    assert many == bagged_selection(AGE, candidates, target, 4, bags=6, seed=3)
+    mean = mean_of(candidates, many)
+    by_hand = np.mean([candidates[m].astype(float) for m in many.elements()], axis=0)
+    np.testing.assert_allclose(mean, by_hand, rtol=1e-6)
+
+
+def test_the_best_trials_are_those_with_the_least_loss() -> None:
+    candidates, target = library(AGE)
+    losses = [AGE.loss(target, one) for one in candidates]
+    assert set(best_trials(AGE, candidates, target, 2)) == set(np.argsort(losses)[:2].tolist())
+    assert best_trials(AGE, candidates, target, 99).total() == len(candidates)
 
 
 def test_the_dummy_is_scikit_learns() -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from enecg.gate.network import Gates, gate_view, train_gates
+from enecg.gate.ensemble import GateEnsemble
+from enecg.gate.network import Gates, constant_gate, gate_view
 from enecg.gate.space import GateChoice
+from enecg.gate.training import epochs_of, train_gates
 from enecg.signals import LEADS
 from enecg.tasks import Task
 from problems import AGE, FINDINGS, RHYTHM
@@ -65,7 +67,20 @@ def material(task: Task = AGE, units: int = 3, n: int = 300) -> Material:
 
 
 def tensors(gates: Gates) -> list[torch.Tensor]:
-    return [tensor for layer in gates.parameters for tensor in layer]
+    return [*gates.parameters.values()]
+
+
+def weights(gates: Gates, view_BLT: np.ndarray, task: Task = AGE) -> torch.Tensor:
+    """The weights where every expert has an output, shape (U, B, E)."""
+    units = len(tensors(gates)[0])
+    outputs = np.ones((units, len(view_BLT), len(gates.choice.experts), task.width), np.float32)
+    return torch.from_numpy(gates.predict(view_BLT, outputs, task)[1])
+
+
+def in_order(gates: Gates, view_BLT: np.ndarray, names: list[str]) -> np.ndarray:
+    """One gate's weights over some experts by name, as an ensemble of it gives them."""
+    outputs = np.ones((len(view_BLT), len(names), 1), dtype=np.float32)
+    return GateEnsemble([(1, gates.of_unit(0))]).predict(view_BLT, outputs, names, AGE)[1]
 
 
 def assert_same(one: Gates, other: Gates) -> None:
@@ -82,56 +97,71 @@ def test_weights_are_shares_and_experts_not_chosen_get_exactly_none(depth: int) 
     given = material()
     chosen = choice(experts=("c", "a"), depth=depth)
     two = replace(given, outputs_UNEC=given.outputs_UNEC[:, :, [2, 0]])
-    weights_UBE = two.train(chosen).weights(given.view_NLT[:50], EXPERTS)
-    assert weights_UBE.shape == (3, 50, 3)
-    assert (weights_UBE[:, :, 1] == 0).all()
-    assert (weights_UBE >= 0).all()
-    torch.testing.assert_close(weights_UBE.sum(-1), torch.ones(3, 50))
-    assert weights_UBE[0].std(0).max() > 0.01, "weights differ from record to record"
+    weights_BE = in_order(two.train(chosen), given.view_NLT[:50], EXPERTS)
+    assert weights_BE.shape == (50, 3)
+    assert (weights_BE[:, 1] == 0).all()
+    assert (weights_BE >= 0).all()
+    np.testing.assert_allclose(weights_BE.sum(-1), 1, rtol=1e-6)
+    assert weights_BE.std(0).max() > 0.01, "weights differ from record to record"
 
 
 def test_the_order_of_names_is_the_order_of_weights() -> None:
     given = material()
     gates = given.train(choice())
-    straight = gates.weights(given.view_NLT[:9], EXPERTS)
-    turned = gates.weights(given.view_NLT[:9], ["c", "other", "a", "b"])
-    assert torch.equal(turned[..., [2, 3, 0]], straight)
-    assert (turned[..., 1] == 0).all()
+    straight = in_order(gates, given.view_NLT[:9], EXPERTS)
+    turned = in_order(gates, given.view_NLT[:9], ["c", "other", "a", "b"])
+    np.testing.assert_array_equal(turned[:, [2, 3, 0]], straight)
+    assert (turned[:, 1] == 0).all()
 
 
 @pytest.mark.parametrize("depth", [0, 2])
 def test_a_gate_starts_as_the_plain_mean(depth: int) -> None:
     given = material()
     gates = given.train(choice(depth=depth, learning_rate=1e-30, epochs=1))
-    weights = gates.weights(given.view_NLT, EXPERTS)
-    torch.testing.assert_close(weights, torch.full_like(weights, 1 / 3))
+    found = weights(gates, given.view_NLT)
+    torch.testing.assert_close(found, torch.full_like(found, 1 / 3))
 
 
 @pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_without_any_label_a_gate_stays_the_plain_mean(task: Task) -> None:
     given = material(task)
     nothing = replace(given, target_N=np.full_like(given.target_N, np.nan))
-    weights = nothing.train(choice()).weights(given.view_NLT, EXPERTS)
-    torch.testing.assert_close(weights, torch.full_like(weights, 1 / 3))
+    found = weights(nothing.train(choice()), given.view_NLT, task)
+    torch.testing.assert_close(found, torch.full_like(found, 1 / 3))
 
 
-@pytest.mark.parametrize("leads", ["II", "all"])
-@pytest.mark.parametrize("depth", [0, 1, 2])
+EVERYTHING = {
+    "encoder": "conv", "joined": "outputs", "weights_per": "class", "top_k": 2, "balance": 0.1,
+    "mix": "logits",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"depth": depth, "leads": leads} for depth in (0, 1, 2) for leads in ("II", "all")),
+        {"joined": "outputs"},
+        {"joined": "outputs", "depth": 0, "top_k": 1},
+        EVERYTHING,
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
-def test_a_gate_in_a_stack_is_the_gate_trained_alone(task: Task, depth: int, leads: str) -> None:
+def test_a_gate_in_a_stack_is_the_gate_trained_alone(task: Task, changes: dict[str, Any]) -> None:
     """Bit for bit: else what a fold learns would depend on which other folds chose its trial."""
     given = material(task, units=5)
-    chosen = choice(depth=depth, leads=leads, width=16)
+    chosen = choice(width=16, **changes)
     stacked = given.train(chosen)
     for number in (0, 3, 4):
         assert_same(stacked.of_unit(number), given.unit(number).train(chosen))
 
 
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("what", ["labels", "outputs"])
 @pytest.mark.parametrize("value", ["noise", "nan"])
 @pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_records_a_gate_may_not_learn_from_change_nothing(
-    task: Task, value: str, what: str
+    task: Task, value: str, what: str, changes: dict[str, Any]
 ) -> None:
     given = material(task)
     if what == "labels":
@@ -146,11 +176,13 @@ def test_records_a_gate_may_not_learn_from_change_nothing(
         outputs = given.outputs_UNEC.copy()
         outputs[~given.learns_UN] = np.nan if value == "nan" else 0.123
         changed = replace(given, outputs_UNEC=outputs)
-    before, after = given.train(choice()), changed.train(choice())
+    before, after = (one.train(choice(**changes)) for one in (given, changed))
     assert is_finite(after)
     assert_same(before.of_unit(1), after.of_unit(1))
     if what == "labels":  # it did arrive: the other gates, which may see them, have changed
-        assert not torch.equal(tensors(before.of_unit(0))[0], tensors(after.of_unit(0))[0])
+        assert not torch.equal(tensors(before.of_unit(0))[-1], tensors(after.of_unit(0))[-1]) or (
+            not torch.equal(tensors(before.of_unit(0))[0], tensors(after.of_unit(0))[0])
+        )
 
 
 def test_outputs_for_records_without_a_label_change_nothing() -> None:
@@ -168,8 +200,14 @@ def test_the_seed_gives_the_numbers() -> None:
 
 
 @pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
-@pytest.mark.parametrize("depth", [0, 1])
-def test_a_gate_learns_which_expert_is_right_where_a_lead_tells(task: Task, depth: int) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{"depth": 0}, {"depth": 1}, {"encoder": "conv"}, {"mix": "logits"}, {"weights_per": "class"}],
+    ids=str,
+)
+def test_a_gate_learns_which_expert_is_right_where_a_lead_tells(
+    task: Task, changes: dict[str, Any]
+) -> None:
     random = np.random.default_rng(2)
     n = 1200
     sign_N = random.choice([-1, 1], n)
@@ -192,8 +230,9 @@ def test_a_gate_learns_which_expert_is_right_where_a_lead_tells(task: Task, dept
     outputs = np.stack([np.where(upright, right, wrong), np.where(upright, wrong, right)], axis=1)
     learns = np.arange(n) < 900
     given = Material(task, view, outputs[None].astype(np.float32), target, learns[None])
-    chosen = choice(leads="limb", experts=("a", "b"), depth=depth, epochs=10, weight_decay=0.01)
-    weights_BE = given.train(chosen).weights(view[~learns], ["a", "b"])[0].numpy()
+    settings = {"leads": "limb", "experts": ("a", "b"), "epochs": 30, "weight_decay": 0.01}
+    chosen = choice(**settings | changes)
+    weights_BE = weights(given.train(chosen), view[~learns], task)[0].numpy()
     picked = np.where(sign_N[~learns] > 0, weights_BE[:, 0], weights_BE[:, 1])
     assert picked.mean() > 0.9
     gated = np.einsum("be,bec->bc", weights_BE, outputs[~learns])
@@ -205,9 +244,9 @@ def test_a_gate_learns_which_expert_is_right_where_a_lead_tells(task: Task, dept
 def test_the_weights_of_a_record_do_not_depend_on_its_batch(leads: str) -> None:
     given = material()
     gates = given.train(choice(leads=leads))
-    together = gates.weights(given.view_NLT[:20], EXPERTS)
+    together = weights(gates, given.view_NLT[:20])
     for row in (0, 7, 19):
-        alone = gates.weights(given.view_NLT[row : row + 1], EXPERTS)
+        alone = weights(gates, given.view_NLT[row : row + 1])
         torch.testing.assert_close(alone, together[:, row : row + 1], atol=1e-6, rtol=1e-5)
 
 
@@ -216,7 +255,7 @@ def test_a_gate_sees_only_its_leads() -> None:
     gates = given.train(choice(leads="II+V1"))
     changed = given.view_NLT[:5].copy()
     changed[:, [place for place, lead in enumerate(LEADS) if lead not in ("II", "V1")]] = 9
-    assert torch.equal(gates.weights(changed, EXPERTS), gates.weights(given.view_NLT[:5], EXPERTS))
+    assert torch.equal(weights(gates, changed), weights(gates, given.view_NLT[:5]))
 
 
 def test_a_view_is_finite_limited_and_keeps_slow_waves() -> None:
@@ -236,3 +275,77 @@ def test_a_view_is_finite_limited_and_keeps_slow_waves() -> None:
         view[0, 3, 10:-10], np.sin(2 * np.pi * time[::25])[10:-10], atol=0.01
     )
     assert (gate_view(x_BLT[2:3]) == view[2:3]).all(), "a record's view is its own"
+
+
+@pytest.mark.parametrize("task", [AGE, RHYTHM, FINDINGS], ids=lambda task: task.name)
+@pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_an_expert_without_an_output_gets_no_weight_and_the_others_share(
+    task: Task, changes: dict[str, Any]
+) -> None:
+    given = material(task, units=1)
+    lacking = np.random.default_rng(3).random((1, 300, 3)) < 0.3
+    outputs = given.outputs_UNEC.copy()
+    outputs[lacking] = np.nan
+    gates = replace(given, outputs_UNEC=outputs).train(choice(**changes))
+    assert is_finite(gates)
+    [mixed_NC], [weights_NE] = gates.predict(given.view_NLT, outputs, task)
+    nobody_N = lacking[0].all(1)
+    assert 0 < nobody_N.sum() < 30
+    assert np.isnan(mixed_NC[nobody_N]).all() and np.isfinite(mixed_NC[~nobody_N]).all()
+    assert (weights_NE[lacking[0]] == 0).all()
+    np.testing.assert_allclose(weights_NE[~nobody_N].sum(1), 1, rtol=1e-5)
+    alone_N = (~lacking[0]).sum(1) == 1
+    there = outputs[0, alone_N][~lacking[0, alone_N]]
+    np.testing.assert_allclose(mixed_NC[alone_N], there, rtol=1e-4, atol=1e-5)
+
+
+def test_of_top_k_only_so_many_keep_a_weight() -> None:
+    given = material()
+    found = weights(given.train(choice(top_k=2, epochs=4)), given.view_NLT)
+    assert ((found > 0).sum(-1) == 2).float().mean() > 0.9
+    torch.testing.assert_close(found.sum(-1), torch.ones(3, 300))
+
+
+def test_balance_keeps_all_experts_in_use() -> None:
+    given = material(n=600)
+    outputs = given.outputs_UNEC.copy()
+    outputs[:, :, 0, 0] = np.nan_to_num(given.target_N)  # always right
+    best = replace(given, outputs_UNEC=outputs)
+    shares = [
+        weights(best.train(choice(epochs=15, balance=balance)), given.view_NLT).mean((0, 1))
+        for balance in (0.0, 10.0)
+    ]
+    assert shares[0][0] > 0.7
+    assert shares[1].max() - shares[1].min() < 0.1
+
+
+@pytest.mark.parametrize("task", [RHYTHM, FINDINGS], ids=lambda task: task.name)
+@pytest.mark.parametrize("changes", [{"mix": "logits"}, {"weights_per": "class"}], ids=str)
+def test_what_is_mixed_is_always_probabilities(task: Task, changes: dict[str, Any]) -> None:
+    given = material(task)
+    given.outputs_UNEC[:, ::7] = np.eye(task.width)[0]  # quite certain ones, too
+    gates = given.train(choice(**changes))
+    mixed, _ = gates.predict(given.view_NLT, given.outputs_UNEC, task)
+    assert (mixed >= 0).all() and (mixed <= 1).all()
+    if task.kind == "classification":
+        np.testing.assert_allclose(mixed.sum(-1), 1, rtol=1e-4)
+
+
+def test_a_constant_gate_gives_the_weights_it_is_told() -> None:
+    gate = constant_gate({"a": 3.0, "b": 0.0, "c": 1.0})
+    view = material().view_NLT[:4]
+    np.testing.assert_allclose(
+        in_order(gate, view, EXPERTS), np.tile([0.75, 0, 0.25], (4, 1)), rtol=1e-6
+    )
+    assert gate.choice.experts == ("a", "c")
+
+
+def test_each_epoch_is_shown_and_the_last_is_what_training_gives() -> None:
+    given = material(units=1)
+    what = (given.view_NLT, given.outputs_UNEC, given.target_N, given.learns_UN, AGE, 5)
+    seen = [[t.clone() for t in tensors(gates)] for gates in epochs_of(choice(epochs=3), *what)]
+    assert len(seen) == 3
+    assert not torch.equal(seen[0][0], seen[1][0])
+    for mine, theirs in zip(seen[-1], tensors(given.train(choice(epochs=3))), strict=True):
+        assert torch.equal(mine, theirs)
+    assert len([*epochs_of(choice(epochs=0), *what)]) == 1

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import yaml
 
 from enecg.errors import UserError
-from enecg.gate.space import LEAD_GROUPS, GateChoice, draw_trials, leads_named
+from enecg.gate.space import LEAD_GROUPS, GateChoice, Space, leads_named
+from enecg.gate.tuning import _Suggestions
 from enecg.signals import LEADS
+from enecg.spaces import Chance
 
 SHIPPED = Path(__file__).parents[1] / "tune_spaces" / "gate.yaml"
 EXPERTS = ["rocket", "dlinear", "moment", "tempo", "ecg_fm", "timesnet"]
@@ -19,6 +22,11 @@ FIXED: dict[str, Any] = {
     "leads": "II", "experts": "all", "depth": 1, "width": 8, "dropout": 0.1, "temperature": 1.0,
     "learning_rate": 0.01, "weight_decay": 0.1, "epochs": 2,
 }  # fmt: skip
+
+
+def draw_trials(path: Path, experts: list[str], trials: int, seed: int) -> list[GateChoice]:
+    space = Space(path, experts)
+    return [space.draw(Chance(seed, number)) for number in range(trials)]
 
 
 def draws(folder: Path, trials: int = 40, seed: int = 1, **changes: Any) -> list[GateChoice]:
@@ -68,10 +76,16 @@ def test_a_space_of_constants_has_one_gate(tmp_path: Path) -> None:
         ("experts", {"choose": [["rocket"], "all"]}, {("rocket",), tuple(EXPERTS[:3])}),
         (
             "experts",
-            {"subset_of": ["rocket", "moment"], "size": [1, 1]},
+            {"of": ["rocket", "moment"], "any": [1, 1]},
             {("rocket",), ("moment",)},
         ),
-        ("experts", {"subset_of": "all", "size": [3, 9]}, {tuple(EXPERTS[:3])}),
+        ("experts", {"of": "all", "any": [3, 9]}, {tuple(EXPERTS[:3])}),
+        ("experts", {"of": "all", "any": 3}, {tuple(EXPERTS[:3])}),
+        ("leads", {"any": 1, "of": "limb"}, {("I",), ("II",), ("III",)}),
+        ("leads", {"any": 2, "of": ["III", "V1+I"]}, {("I", "III"), ("I", "V1"), ("III", "V1")}),
+        ("encoder", {"choose": ["mlp", "conv"]}, {"mlp", "conv"}),
+        ("mix", "logits", {"logits"}),
+        ("top_k", {"choose": [0, 2]}, {0, 2}),
         ("learning_rate", "1e-2", {0.01}),
     ],
 )
@@ -125,13 +139,13 @@ def test_what_a_choice_is_saved_as_gives_the_choice_again(tmp_path: Path) -> Non
         ({"experts": "rokcet"}, "no expert 'rokcet' in this experiment, did you mean 'rocket'"),
         ({"experts": ["rocket", "tempo"]}, "experts: no expert 'tempo'.*rocket, dlinear, moment"),
         ({"experts": {"choose": [["tempo"]]}}, "experts: no expert 'tempo'"),
-        ({"experts": {"subset_of": "al", "size": [1, 2]}}, "no expert 'al'.*did you mean 'all'"),
+        ({"experts": {"of": "al", "any": [1, 2]}}, "no expert 'al'.*did you mean 'all'"),
         ({"experts": ["rocket", "rocket"]}, "experts: rocket stands there more than once"),
-        ({"experts": {"subset_of": "all", "size": [0, 0]}}, "experts: .*at least 1"),
-        ({"experts": {"subset_of": "all", "size": 2}}, "is none of.*subset_of"),
-        ({"experts": {"subset_of": "all", "size": [3, 1]}}, "is none of.*subset_of"),
-        ({"experts": {"subset_of": "all"}}, "is none of.*subset_of"),
-        ({"width": {"subset_of": "all", "size": [1, 2]}}, "width: .*is none of.*experts only"),
+        ({"experts": {"of": "all", "any": [0, 0]}}, "experts: .*is none of.*any"),
+        ({"leads": {"of": "limbs", "any": 2}}, "leads: .*did you mean 'limb'"),
+        ({"experts": {"of": "all", "any": [3, 1]}}, "is none of.*any"),
+        ({"experts": {"of": "all"}}, "is none of.*any"),
+        ({"width": {"of": "all", "any": [1, 2]}}, "width: .*is none of.*leads and experts"),
         ({"depth": {"chose": [1, 2]}}, "depth: .*'chose'.*is none of {choose"),
         ({"depth": {"choose": []}}, "depth: .*is none of {choose"),
         ({"depth": {"choose": [1], "uniform": [0, 1]}}, "depth: .*is none of {choose"),
@@ -145,6 +159,8 @@ def test_what_a_choice_is_saved_as_gives_the_choice_again(tmp_path: Path) -> Non
         ({"temperature": 0}, "temperature: .*greater than 0, not 0"),
         ({"learning_rate": float("inf")}, "learning_rate: .*finite"),
         ({"learning_rate": {"log_uniform": [0, 1]}}, "learning_rate: .*is none of"),
+        ({"encoder": "cnn"}, "encoder: .*'mlp' or 'conv', not 'cnn'"),
+        ({"balance": -1}, "balance: .*greater than or equal to 0"),
         ({"epochs": None}, "epochs: .*not None"),
     ],
 )
@@ -174,3 +190,21 @@ def test_a_file_that_is_no_space_is_named(text: str | None, told: str, tmp_path:
     with pytest.raises(UserError, match=told) as caught:
         draw_trials(path, EXPERTS, 1, 1)
     assert str(path) in str(caught.value)
+
+
+def test_any_k_of_twelve_is_drawn_evenly(tmp_path: Path) -> None:
+    found = drawn(tmp_path, "leads", {"any": 3, "of": "all"}, trials=400)
+    assert {len(leads) for leads in found} == {3}
+    counts = [sum(lead in leads for leads in found) for lead in LEADS]
+    assert min(counts) > 60 and max(counts) < 140  # 100 each on average
+
+
+def test_a_searcher_can_propose_every_gate_of_the_shipped_space() -> None:
+    """The same space is drawn from by chance and by Optuna."""
+    space = Space(SHIPPED, EXPERTS)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    choices = [space.draw(_Suggestions(study.ask())) for _ in range(40)]
+    assert len(set(choices)) == 40
+    assert {len(choice.experts) for choice in choices} == set(range(1, 7))
+    for key in ("encoder", "joined", "weights_per", "mix"):
+        assert len({getattr(choice, key) for choice in choices}) == 2

@@ -7,6 +7,7 @@ the same, bit for bit. Each proof is shown to fire when the rule it guards is br
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ import pytest
 import torch
 
 from enecg import experts
+from enecg.config import EnsembleSettings
 from enecg.experts.contract import Expert
 from enecg.gate.ensemble import Chosen, choose
 from enecg.gate.network import Gates
-from enecg.gate.search import predictions_path
 from enecg.gate.space import GateChoice
 from enecg.gate.trial import Arrays, cross_validate, refit
+from enecg.gate.tuning import OBJECTIVE, Trial, _metrics
 from enecg.nested import Fit, Nested
 from enecg.results import predict_test_groups
 from enecg.signals import LEADS
@@ -32,16 +34,29 @@ from problems import Problem, adapt, join_process_group, setup, small_problem
 
 DRAWN = HeadChoice(depth=1, width=16, dropout=0.3, learning_rate=1e-2, weight_decay=0.1)
 CHOICES = [
-    GateChoice(
-        leads=leads, experts=names, depth=1, width=4, dropout=0.2, temperature=1.0,
-        learning_rate=1e-2, weight_decay=0.1, epochs=2,
+    GateChoice.model_validate(
+        {
+            "leads": leads, "experts": names, "depth": 1, "width": 4, "dropout": 0.2,
+            "temperature": 1.0, "learning_rate": 1e-2, "weight_decay": 0.1, "epochs": 2,
+        }
+        | more
     )
-    for leads, names in (
-        (("II",), ("rocket", "dlinear")),
-        (("I", "V1"), ("rocket",)),
-        (LEADS, ("dlinear", "rocket")),
+    for leads, names, more in (
+        (("II",), ("rocket", "dlinear"), {}),
+        (("I", "V1"), ("rocket",), {}),
+        (LEADS, ("dlinear", "rocket"), {"encoder": "conv", "joined": "outputs"}),
     )
 ]  # fmt: skip
+
+
+@dataclass
+class Stage2:
+    """All that stage 2 learns."""
+
+    cross_validated: dict[str, list[np.ndarray]]
+    chosen: dict[tuple[str, str], Chosen]
+    gates: dict[tuple[str, str, int], Gates]
+    predictions: dict[str, dict[str, np.ndarray]]
 
 
 @dataclass
@@ -49,10 +64,7 @@ class Learned:
     """All that one run of the procedure learns."""
 
     outcomes: dict[str, Outcome]
-    cross_validated: dict[str, list[np.ndarray]]
-    chosen: dict[tuple[str, str], Chosen]
-    gates: dict[tuple[str, str, int], Gates]
-    predictions: dict[str, dict[str, np.ndarray]]
+    stage_2: Stage2
 
 
 def make_dlinear() -> Expert:
@@ -91,23 +103,39 @@ def procedure(problem: Problem, folder: Any) -> Learned:
         list(outcomes),
         5,
     )
-    cross_validated: dict[str, list[np.ndarray]] = {task.name: [] for task in problem.tasks}
-    for choice in CHOICES:
-        found = {task.name: cross_validate(choice, arrays, task) for task in problem.tasks}
-        save_outputs(predictions_path(folder, choice), found)
+    return Learned(outcomes, stage_2(arrays, folder))
+
+
+def stage_2(arrays: Arrays, folder: Path, leaky: str = "") -> Stage2:
+    """Gates, choice, refit, prediction; the part called ``leaky`` breaks the rule.
+
+    It is given folds in which every scope trains on all records, its test records too.
+    """
+    broken = replace(arrays, nested=_LeakyNested(**vars_of(arrays.nested)))
+
+    def given(part: str) -> Arrays:
+        return broken if part == leaky else arrays
+
+    scopes = arrays.nested.scopes
+    trials = [Trial(choice, scopes) for choice in CHOICES]
+    cross_validated: dict[str, list[np.ndarray]] = {task.name: [] for task in arrays.tasks}
+    for trial in trials:
+        found = cross_validate(trial.choice, given("trials"), trial.scopes)
+        save_outputs(trial.path(folder), found)
         for name, predicted in found.items():
             cross_validated[name].append(predicted)
-    chosen = choose(folder, CHOICES, arrays, size=3)
+    chosen = choose(folder, trials, given("choice"), EnsembleSettings(size=3))
     gates = {
-        (task.name, scope, trial): refit(CHOICES[trial], arrays, task, [scope])
-        for task in problem.tasks
-        for scope in problem.nested.scopes
+        (task.name, scope, trial): refit(CHOICES[trial], given("refit"), task, [scope])
+        for task in arrays.tasks
+        for scope in scopes
         for trial in {chosen[task.name, scope].best, *chosen[task.name, scope].members}
     }
     predictions = {
-        task.name: predict_test_groups(task, arrays, chosen, gates)[0] for task in problem.tasks
+        task.name: predict_test_groups(task, given("dummy"), chosen, gates)[0]
+        for task in arrays.tasks
     }
-    return Learned(outcomes, cross_validated, chosen, gates, predictions)
+    return Stage2(cross_validated, chosen, gates, predictions)
 
 
 @pytest.fixture(scope="module")
@@ -127,19 +155,26 @@ def model_bytes(expert: AdaptedExpert) -> list[bytes]:
 
 def learned_in_scope(learned: Learned, nested: Nested, scope: str) -> dict[str, Any]:
     """Everything that was learned for one scope, and its predictions for its test records."""
-    number, test = nested.scopes.index(scope), nested.test(scope)
+    number = nested.scopes.index(scope)
     found: dict[str, Any] = {}
     for name, outcome in learned.outcomes.items():
         for task, outputs in outcome.outputs.items():
             found[f"{name} outputs {task}"] = outputs[number].tobytes()
             found[f"{name} models {task}"] = model_bytes(outcome.adapted[f"{task}/{scope}"])
             found[f"{name} choice {task}"] = outcome.choices[f"{task}/{scope}"]
+    return found | learned_by_stage_2(learned.stage_2, nested, scope)
+
+
+def learned_by_stage_2(learned: Stage2, nested: Nested, scope: str) -> dict[str, Any]:
+    number, test = nested.scopes.index(scope), nested.test(scope)
+    found: dict[str, Any] = {}
     for task, trials in learned.cross_validated.items():
         found[f"gates {task}"] = [trial[number].tobytes() for trial in trials]
-        found[f"chosen {task}"] = learned.chosen[task, scope]
+        choice = learned.chosen[task, scope]
+        found |= {f"{name} {task}": value for name, value in vars(choice).items()}
         for (named, at, trial), gates in learned.gates.items():
             if (named, at) == (task, scope):
-                layers = [part.numpy().tobytes() for layer in gates.parameters for part in layer]
+                layers = [value.numpy().tobytes() for value in gates.parameters.values()]
                 found[f"refitted gate {task} {trial}"] = layers
         for predictor, predicted in learned.predictions[task].items():
             found[f"{predictor} predicts {task}"] = predicted[test].tobytes()
@@ -229,6 +264,74 @@ def test_the_proof_fires_when_test_records_are_trained_on(problem: Problem, tmp_
     noisy = procedure(leaky.with_noise(test), tmp_path / "noisy")
     found = differences(*(learned_in_scope(one, leaky.nested, "1") for one in (clean, noisy)))
     assert {"rocket models age", "dlinear models age", "gates age"} <= set(found)
+
+
+@pytest.fixture(scope="module")
+def arrays(problem: Problem) -> Arrays:
+    """Experts that each know some of the answer, in every scope alike."""
+    random = np.random.default_rng(8)
+    n = len(problem.features_ND)
+    outputs = {}
+    for task in problem.tasks:
+        target = np.nan_to_num(problem.targets[task.name], nan=0.5)
+        if task.kind == "regression":
+            ideal = target[:, None]
+        elif task.kind == "multilabel":
+            ideal = 0.1 + 0.8 * target
+        else:
+            ideal = 0.1 + 0.8 * np.eye(task.width)[target.astype(int)]
+        blur = random.random((4, n, 2, 1))
+        far = ideal.mean(0) if task.kind == "regression" else np.full(task.width, 1 / task.width)
+        mixed = (1 - blur) * ideal[None, :, None] + blur * far
+        outputs[task.name] = mixed.astype(np.float32)
+    return Arrays(
+        random.normal(size=(n, 12, 200)).astype(np.float16), outputs, problem.targets,
+        problem.nested, problem.tasks, ["rocket", "dlinear"], 5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("leaky", "shows"),
+    [
+        ("", set()),
+        ("trials", {"gates"}),
+        ("choice", {"stacking", "calibration", "losses", "gain"}),
+        ("refit", {"refitted gate"}),
+        ("dummy", {"dummy predicts"}),
+    ],
+)
+def test_the_proof_fires_for_every_part_of_stage_2_that_breaks_the_rule(
+    leaky: str, shows: set[str], problem: Problem, arrays: Arrays, tmp_path: Path
+) -> None:
+    noisy = problem.with_noise(problem.nested.test("1")).targets
+    found = differences(
+        *(
+            learned_by_stage_2(
+                stage_2(replace(arrays, targets=targets), tmp_path / name, leaky),
+                problem.nested,
+                "1",
+            )
+            for name, targets in (("clean", arrays.targets), ("noisy", noisy))
+        )
+    )
+    assert bool(found) == bool(shows), found
+    for what in shows:
+        assert any(key.startswith(what) for key in found), (what, found)
+
+
+def test_an_adaptive_search_in_one_scope_sees_no_label_of_its_test_records(
+    problem: Problem, arrays: Arrays
+) -> None:
+    """What Optuna and ASHA go by, in a scope of its own and (as it must not be) over all."""
+    noisy = replace(arrays, targets=problem.with_noise(problem.nested.test("1")).targets)
+    scopes = arrays.nested.scopes
+    for of, same in ((("1",), True), (scopes, False)):
+        trial = Trial(CHOICES[0], of)
+        seen = [
+            _metrics(trial, cross_validate(trial.choice, one, of), one, 2)[OBJECTIVE]
+            for one in (arrays, noisy)
+        ]
+        assert (seen[0] == seen[1]) == same
 
 
 def vars_of(nested: Nested) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from enecg.evaluation.metrics import Numbers, labelled, main_metric
 from enecg.evaluation.wording import METRIC_NAMES, NOT_EXPERTS, Predictors, number
 from enecg.tasks import Task
 
-_BLUE, _GREY, _RED = "#2b6cb0", "#8a8f98", "#b83280"
-_WIDTH = 6.4  # inches; the report's column
+BLUE, GREY, RED = "#2b6cb0", "#8a8f98", "#b83280"
+WIDTH = 6.4  # inches; the report's column
 
 
 def metric_figure(task: Task, predictors: Predictors) -> bytes:
@@ -26,10 +26,10 @@ def metric_figure(task: Task, predictors: Predictors) -> bytes:
     metric = main_metric(task)
     entries = {name: scores[metric] for name, scores in predictors.items() if metric in scores}
     dummy = entries.pop("dummy", None)
-    figure = Figure(figsize=(_WIDTH, 0.75 + 0.3 * max(len(entries), 1)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.75 + 0.3 * max(len(entries), 1)), layout="constrained")
     axes = figure.add_subplot()
     for row, (name, entry) in enumerate(entries.items()):
-        color = _BLUE if name in NOT_EXPERTS else _GREY
+        color = BLUE if name in NOT_EXPERTS else GREY
         axes.plot(entry["ci95"], [row, row], color=color, lw=2, solid_capstyle="round")
         axes.plot(entry["mean"], row, "o", color=color, ms=6)
         axes.plot(entry["folds"], [row] * len(entry["folds"]), "|", color=color, ms=7, alpha=0.7)
@@ -41,7 +41,7 @@ def metric_figure(task: Task, predictors: Predictors) -> bytes:
             verticalalignment="center",
         )
     if dummy is not None:
-        axes.axvline(dummy["mean"], color=_RED, ls=":", lw=1.4)
+        axes.axvline(dummy["mean"], color=RED, ls=":", lw=1.4)
         axes.annotate(
             f"dummy {number(dummy['mean'])}",
             (dummy["mean"], 1.0),
@@ -49,7 +49,7 @@ def metric_figure(task: Task, predictors: Predictors) -> bytes:
             xytext=(0, 3),
             textcoords="offset points",
             fontsize=8,
-            color=_RED,
+            color=RED,
             horizontalalignment="center",
         )
     axes.set_yticks(range(len(entries)), entries.keys())
@@ -59,7 +59,7 @@ def metric_figure(task: Task, predictors: Predictors) -> bytes:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def prediction_figure(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> bytes:
@@ -88,15 +88,54 @@ def prediction_figure(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> b
 
 def weight_figure(mean_weights: Mapping[str, float]) -> bytes:
     """Draw the mean weight that the gate gives each expert."""
-    figure = Figure(figsize=(_WIDTH, 0.6 + 0.3 * len(mean_weights)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.6 + 0.3 * len(mean_weights)), layout="constrained")
     axes = figure.add_subplot()
-    bars = axes.barh(range(len(mean_weights)), [*mean_weights.values()], color=_BLUE, height=0.6)
+    bars = axes.barh(range(len(mean_weights)), [*mean_weights.values()], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
     axes.set_yticks(range(len(mean_weights)), mean_weights.keys())
     axes.invert_yaxis()
     axes.set_xlabel("Mean gate weight")
     axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
+
+
+def reliability_figure(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> bytes:
+    """Draw how often what is predicted with some probability comes true.
+
+    Of two classes, the second one; of more, the most probable one; of several labels, all of
+    them together. Bins hold equally many predictions.
+
+    Parameters
+    ----------
+    task : Task
+        Of classes or labels.
+    truth_B, prediction_BC
+        As for `prediction_figure`.
+    """
+    truth, prediction = labelled(task, truth_B, prediction_BC)
+    if task.kind == "multilabel":
+        stated, true = prediction.ravel(), truth.ravel() > 0.5
+    elif task.width == 2:
+        stated, true = prediction[:, 1], truth == 1
+    else:
+        stated, true = prediction.max(axis=1), prediction.argmax(axis=1) == truth
+    order = np.argsort(stated, kind="stable")
+    bins = [part for part in np.array_split(order, min(10, max(1, order.size // 15))) if part.size]
+    figure = Figure(figsize=(3.8, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+    for part in bins:
+        share, n = true[part].mean(), part.size
+        # Wilson's interval of a share (1927).
+        middle = (share + 1.92 / n) / (1 + 3.84 / n)
+        half = 1.96 * np.sqrt(share * (1 - share) / n + 0.96 / n**2) / (1 + 3.84 / n)
+        place = stated[part].mean()
+        axes.plot([place] * 2, [middle - half, middle + half], color=BLUE, lw=1.2)
+        axes.plot(place, share, "o", color=BLUE, ms=5)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set(xlabel="Predicted probability", ylabel="Share that is true")
+    axes.spines[["top", "right"]].set_visible(False)
+    return svg(figure)
 
 
 def _scatter(task: Task, truth: Numbers, predicted: Numbers) -> bytes:
@@ -107,12 +146,12 @@ def _scatter(task: Task, truth: Numbers, predicted: Numbers) -> bytes:
     limits = (both.min() - edge, both.max() + edge)
     # Dots are pixels in the SVG: thousands of paths would make the report slow to open.
     alpha = float(np.clip(60 / max(truth.size, 1) ** 0.6, 0.05, 0.7))
-    axes.plot(truth, predicted, ".", color=_BLUE, ms=5, mew=0, alpha=alpha, rasterized=True)
-    axes.plot(limits, limits, color=_GREY, lw=1, ls="--")
+    axes.plot(truth, predicted, ".", color=BLUE, ms=5, mew=0, alpha=alpha, rasterized=True)
+    axes.plot(limits, limits, color=GREY, lw=1, ls="--")
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.set(xlabel=f"{task.name}: label ({task.unit})", ylabel=f"Predicted ({task.unit})")
     axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _confusion(task: Task, counts: np.ndarray) -> bytes:
@@ -136,7 +175,7 @@ def _confusion(task: Task, counts: np.ndarray) -> bytes:
     axes.set(xlabel="Predicted", ylabel="Label")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _areas(task: Task, truth_BC: np.ndarray, prediction_BC: Numbers) -> bytes:
@@ -145,8 +184,8 @@ def _areas(task: Task, truth_BC: np.ndarray, prediction_BC: Numbers) -> bytes:
     for row, (truth_B, predicted_B) in enumerate(zip(truth_BC.T, prediction_BC.T, strict=True)):
         if 0 < truth_B.sum() < truth_B.size:
             area = roc_auc_score(truth_B, predicted_B)
-            axes.plot([0.5, area], [row, row], color=_BLUE, lw=2)
-            axes.plot(area, row, "o", color=_BLUE, ms=6)
+            axes.plot([0.5, area], [row, row], color=BLUE, lw=2)
+            axes.plot(area, row, "o", color=BLUE, ms=6)
             axes.annotate(
                 f"{area:.3f}",
                 (1.01, row),
@@ -163,10 +202,11 @@ def _areas(task: Task, truth_BC: np.ndarray, prediction_BC: Numbers) -> bytes:
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
-    return _svg(figure)
+    return svg(figure)
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """Return a figure as an SVG file; the same figure gives the same bytes."""
     file = BytesIO()
     # A fixed salt and no date: the same results give the same bytes.
     with mpl.rc_context({"svg.hashsalt": "enecg", "font.size": 10}):

@@ -77,31 +77,13 @@ def fold_summary(
     JobFailed, ValueError
         As for `metrics.score`.
     """
-    truth_B, prediction_BC = np.asarray(truth_B), np.asarray(prediction_BC)
-    fold_B, name_B = np.asarray(fold_B), np.asarray(group_B, dtype=str)
-    labelled(task, truth_B, prediction_BC)
-    # One order of records, whichever they came in: sums of floats depend on it in the last bit.
-    order = np.lexsort((*prediction_BC.T, *np.atleast_2d(truth_B.T), name_B))
-    by_fold: list[dict[str, float]] = []
-    total: dict[str, Floats] = {}
-    for place, fold in enumerate(np.unique(fold_B)):
-        rows = order[(fold_B[order] == fold) & known(truth_B)[order]]
-        by_fold.append(score(task, truth_B[rows], prediction_BC[rows]))
-        if not by_fold[-1]:
-            return {}  # a fold without labels: no metric applies in every fold
-        drawn = _resampled(
-            task,
-            *labelled(task, truth_B[rows], prediction_BC[rows]),
-            name_B[rows],
-            n_resamples,
-            np.random.default_rng([seed, place]),
-        )
-        total = {m: total[m] + drawn[m] if place else drawn[m] for m in drawn}
-
+    by_fold, means = _over_folds(
+        task, truth_B, prediction_BC, fold_B, group_B, n_resamples=n_resamples, seed=seed
+    )
     summaries: dict[str, Summary] = {}
-    for metric in by_fold[0]:
+    for metric in by_fold[0] if by_fold else ():
         folds = [scores[metric] for scores in by_fold if metric in scores]
-        means_R = total[metric][~np.isnan(total[metric])] / len(by_fold)
+        means_R = means[metric][~np.isnan(means[metric])]
         if len(folds) < len(by_fold) or not means_R.size:
             continue
         if metric == "ece":
@@ -116,6 +98,94 @@ def fold_summary(
             "ci95": [float(low), float(high)],
         }
     return summaries
+
+
+def paired_difference(
+    task: Task,
+    metric: str,
+    truth_B: Numbers,
+    ours_BC: Numbers,
+    theirs_BC: Numbers,
+    fold_B: npt.NDArray[np.integer],
+    group_B: Sequence[str] | npt.NDArray[Any],
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Summary | None:
+    """Compute how a metric differs between two predictors, on the same records and resamples.
+
+    Parameters
+    ----------
+    metric : str
+        One of `metrics.score`'s.
+    ours_BC, theirs_BC : float arrays, shape (B, C)
+        The two predictors' out-of-sample predictions.
+
+    Other parameters are as for `fold_summary`.
+
+    Returns
+    -------
+    Summary or None
+        Of ours − theirs; None where the metric does not apply to both in every fold.
+    """
+    both = [
+        _over_folds(task, truth_B, one, fold_B, group_B, n_resamples=n_resamples, seed=seed)
+        for one in (ours_BC, theirs_BC)
+    ]
+    if any(not by_fold or any(metric not in s for s in by_fold) for by_fold, _ in both):
+        return None
+    (our_folds, our_R), (their_folds, their_R) = both
+    folds = [
+        ours[metric] - theirs[metric] for ours, theirs in zip(our_folds, their_folds, strict=True)
+    ]
+    difference_R = our_R[metric] - their_R[metric]
+    difference_R = difference_R[~np.isnan(difference_R)]
+    if not difference_R.size:
+        return None
+    low, high = np.percentile(difference_R, [2.5, 97.5])
+    return {
+        "mean": float(np.mean(folds)),
+        "std": float(np.std(folds, ddof=1)) if len(folds) > 1 else 0.0,
+        "folds": folds,
+        "ci95": [float(low), float(high)],
+    }
+
+
+def _over_folds(
+    task: Task,
+    truth_B: Numbers,
+    prediction_BC: Numbers,
+    fold_B: npt.NDArray[np.integer],
+    group_B: Sequence[str] | npt.NDArray[Any],
+    *,
+    n_resamples: int,
+    seed: int,
+) -> tuple[list[dict[str, float]], dict[str, Floats]]:
+    """Return each fold's metrics, and every resample's mean over folds, shape (R,) per metric.
+
+    Nothing where some fold has no label: then no metric applies in every fold.
+    """
+    truth_B, prediction_BC = np.asarray(truth_B), np.asarray(prediction_BC)
+    fold_B, name_B = np.asarray(fold_B), np.asarray(group_B, dtype=str)
+    labelled(task, truth_B, prediction_BC)
+    # One order of records, whichever they came in: sums of floats depend on it in the last bit.
+    order = np.lexsort((*prediction_BC.T, *np.atleast_2d(truth_B.T), name_B))
+    by_fold: list[dict[str, float]] = []
+    total: dict[str, Floats] = {}
+    for place, fold in enumerate(np.unique(fold_B)):
+        rows = order[(fold_B[order] == fold) & known(truth_B)[order]]
+        by_fold.append(score(task, truth_B[rows], prediction_BC[rows]))
+        if not by_fold[-1]:
+            return [], {}
+        drawn = _resampled(
+            task,
+            *labelled(task, truth_B[rows], prediction_BC[rows]),
+            name_B[rows],
+            n_resamples,
+            np.random.default_rng([seed, place]),
+        )
+        total = {m: total[m] + drawn[m] if place else drawn[m] for m in drawn}
+    return by_fold, {metric: values / len(by_fold) for metric, values in total.items()}
 
 
 def _resampled(

@@ -8,12 +8,22 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from enecg.evaluation.figures import metric_figure, prediction_figure, weight_figure
+import pandas as pd
+
+from enecg.evaluation.figures import (
+    metric_figure,
+    prediction_figure,
+    reliability_figure,
+    weight_figure,
+)
 from enecg.evaluation.metrics import LOWER_IS_BETTER, Numbers, main_metric
+from enecg.evaluation.search_figures import search_figures
 from enecg.evaluation.wording import (
     METRIC_NAMES,
     Predictors,
     best,
+    comparison_sentences,
+    decision_sentence,
     metrics_of,
     pretraining_note,
     seen_in_pretraining,
@@ -54,6 +64,7 @@ def write_report(
     *,
     out_of_sample: Mapping[str, tuple[Numbers, Numbers]] | None = None,
     gate_weights: Mapping[str, Mapping[str, float]] | None = None,
+    trials: pd.DataFrame | None = None,
     drawings: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write ``report.html``.
@@ -70,6 +81,8 @@ def write_report(
         By task: labels (NaN where missing) and the ensemble's predictions for test records.
     gate_weights : mapping of str to mapping, optional
         By task: the mean gate weight of each expert on test records.
+    trials : DataFrame, optional
+        The gate search's trials, as `search.trials_table` gives them.
     drawings : mapping of str to bytes, optional
         SVG or PNG files by the caption to show them under, such as ECGs by `paper.draw_ecg`.
     """
@@ -81,6 +94,7 @@ def write_report(
             f"<h2>{escape(title)}</h2>",
             f'<p class="note">{results["tasks"][task.name]["n"]:,} labelled records</p>',
             f"<p>{escape(summary(task, predictors))}</p>",
+            *_verdicts(task, results["tasks"][task.name]),
             _table(task, predictors, seen_in_pretraining(results)),
         ]
         if any(main_metric(task) in scores for scores in predictors.values()):
@@ -93,9 +107,21 @@ def write_report(
         if out_of_sample and task.name in out_of_sample:
             drawn = prediction_figure(task, *out_of_sample[task.name])
             parts.append(_figure(drawn, "The ensemble's predictions for test records."))
+            if task.kind != "regression":
+                drawn = reliability_figure(task, *out_of_sample[task.name])
+                parts.append(_figure(drawn, "Reliability on test records; bars: 95 % intervals."))
         if gate_weights and task.name in gate_weights:
             drawn = weight_figure(gate_weights[task.name])
             parts.append(_figure(drawn, "Mean gate weight of each expert on test records."))
+    if trials is not None:
+        parts += [
+            "<h2>Gate search</h2>",
+            f'<p class="note">{len(trials):,} trials, {int(trials["finished"].sum()):,} of them '
+            "finished. All losses are out-of-fold on training groups; they describe the search "
+            "and say nothing of test records.</p>",
+        ]
+        names = [*results["config"]["experts"]]
+        parts += [_figure(content, of) for of, content in search_figures(trials, names).items()]
     if drawings:
         parts.append("<h2>Records</h2>")
         parts += [_figure(content, caption) for caption, content in drawings.items()]
@@ -107,6 +133,18 @@ def write_report(
         + "\n".join(parts)
         + "\n</body>\n</html>\n",
     )
+
+
+def _verdicts(task: Task, outcome: Mapping[str, Any]) -> list[str]:
+    """What the ensemble is, and how it compares with what is plainer, as paragraphs."""
+    parts = []
+    if "decisions" in outcome:
+        parts.append(f"<p>{escape(decision_sentence(outcome['decisions']))}</p>")
+    if sentences := comparison_sentences(task, outcome.get("comparisons", {})):
+        items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+        note = "Paired differences, ensemble minus the other [95 % interval]:"
+        parts.append(f'<p class="note">{note}</p><ul>{items}</ul>')
+    return parts
 
 
 def _header(results: Mapping[str, Any]) -> str:

@@ -115,3 +115,66 @@ def summary(task: Task, predictors: Predictors) -> str:
         floor = with_interval(predictors["dummy"][metric])
         sentence += f" Without looking at any ECG (dummy): {floor}{unit}."
     return sentence
+
+
+_AGAINST = {"best_expert": "the best expert", "uniform": "the uniform mean", "stacking": "stacking"}
+
+
+def comparison_sentences(task: Task, comparisons: Mapping[str, Any]) -> list[str]:
+    """Say how the ensemble compares with what is plainer, one sentence for each.
+
+    Parameters
+    ----------
+    comparisons : mapping
+        What `comparisons.compare` gives.
+    """
+    sentences = []
+    for name, found in comparisons.items():
+        other = _AGAINST[name] + (f" ({found['against']})" if name == "best_expert" else "")
+        if found["verdict"] == "the same":
+            sentences.append(f"Against {other}: the same predictions.")
+            continue
+        difference = found["difference"]
+        low, high = difference["ci95"]
+        sentences.append(
+            f"Against {other}: {METRIC_NAMES[found['metric']]} differs by "
+            f"{signed(difference['mean'])} [{signed(low)}, {signed(high)}]"
+            f"{f' {task.unit}' if task.unit else ''} – {found['verdict']}."
+        )
+    return sentences
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign."""
+    size = abs(value)
+    digits = 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.01 else 4
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def decision_sentence(decisions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say what the rule took for the bundle, and what for the outer folds.
+
+    Parameters
+    ----------
+    decisions : mapping
+        By scope, as in results.json.
+    """
+    bundled = decisions["all"]
+    gated = bundled["way"] in ("greedy", "best trials")
+    margin = (
+        f"on training groups, gates lose {signed(-bundled['gain_of_gates'])} against the best "
+        f"plain way, standard error {bundled['standard_error']:.3g}"
+    )
+    if gated:
+        text = f"The bundle's ensemble is of gates ({bundled['way']}): {margin}."
+    else:
+        text = (
+            f"A plain baseline is as good as the gates, so the rule takes it: the bundle's "
+            f"ensemble is `{bundled['way']}` ({margin})."
+        )
+    others = [found["way"] for scope, found in decisions.items() if scope != "all"]
+    counts = ", ".join(f"{way} {others.count(way)}" for way in dict.fromkeys(others))
+    return (
+        f"{text} In the outer folds, each deciding for itself: {counts}. "
+        f"Calibration: {bundled['calibration']}."
+    )

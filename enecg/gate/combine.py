@@ -15,12 +15,6 @@ Array = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.float64]
 
 
-def uniform(outputs_BEC: Array) -> Array:
-    """Return the plain mean over experts, shape (B, C)."""
-    mean: Array = outputs_BEC.mean(1)
-    return mean
-
-
 def stacking_weights(task: Task, outputs_BEC: Array, target_B: Targets) -> npt.NDArray[np.float64]:
     """Fit one non-negative weight per expert by least squares (Breiman 1996: stacked regressions).
 
@@ -28,7 +22,8 @@ def stacking_weights(task: Task, outputs_BEC: Array, target_B: Targets) -> npt.N
     ----------
     task : Task
     outputs_BEC : array, shape (B, E, C)
-        Out-of-fold outputs for training records.
+        Out-of-fold outputs for training records; one without an output of every expert is left
+        out.
     target_B : array, shape (B,), or (B, C) for several labels
         NaN where missing.
 
@@ -37,8 +32,8 @@ def stacking_weights(task: Task, outputs_BEC: Array, target_B: Targets) -> npt.N
     float64 array, shape (E,)
         They sum to 1; all equal where the outputs explain nothing.
     """
-    labelled = known(target_B)
-    outputs_BEC, target_B = outputs_BEC[labelled].astype(np.float64), target_B[labelled]
+    rows = known(target_B) & ~np.isnan(outputs_BEC).any((1, 2))
+    outputs_BEC, target_B = outputs_BEC[rows].astype(np.float64), target_B[rows]
     if task.kind == "regression":
         wanted_BC = target_B[:, None]
     elif task.kind == "multilabel":
@@ -55,9 +50,17 @@ def stacking_weights(task: Task, outputs_BEC: Array, target_B: Targets) -> npt.N
 
 
 def mix(outputs_BEC: Array, weights_E: npt.NDArray[np.floating]) -> Array:
-    """Return the weighted sum over experts, shape (B, C)."""
-    mixed: Array = np.einsum("bec,e->bc", outputs_BEC, weights_E).astype(np.float32)
-    return mixed
+    """Return the weighted mean over the experts that have an output, shape (B, C).
+
+    NaN where no expert with a weight has one.
+    """
+    there_BEC = ~np.isnan(outputs_BEC)
+    weights_BEC = there_BEC * weights_E[:, None]
+    total_BC = weights_BEC.sum(1)
+    mixed_BC = (weights_BEC * np.where(there_BEC, outputs_BEC, 0.0)).sum(1)
+    return np.divide(
+        mixed_BC, total_BC, out=np.full_like(mixed_BC, np.nan), where=total_BC > 0
+    ).astype(np.float32)
 
 
 def dummy(task: Task, target_B: Targets, n: int) -> Array:
@@ -74,18 +77,18 @@ def dummy(task: Task, target_B: Targets, n: int) -> Array:
 
 
 def greedy_selection(
-    task: Task, predictions: Sequence[Array], target_B: Targets, size: int
+    task: Task, predictions: Sequence[Array] | Array, target_B: Targets, size: int
 ) -> Counter[int]:
     """Select members with replacement, each the one that lowers the loss of the mean the most.
 
-    Caruana et al. 2004, "Ensemble selection from libraries of models". Ties go to the first.
+    Caruana et al., ICML 2004, "Ensemble selection from libraries of models". Ties go to the first.
 
     Parameters
     ----------
     task : Task
-    predictions : sequence of arrays, shape (B, C)
+    predictions : sequence of K arrays, shape (B, C)
         The candidates' out-of-fold predictions for training records.
-    target_B : array, shape (B,)
+    target_B : array, shape (B,) or (B, C)
     size : int
         Number of draws.
 
@@ -94,11 +97,53 @@ def greedy_selection(
     Counter
         Candidate number → how often it was drawn.
     """
+    rows = known(target_B)
+    target_B = target_B[rows]
+    predictions_KBC = np.stack([one[rows] for one in predictions]).astype(np.float64)
     chosen: Counter[int] = Counter()
-    total = np.zeros_like(predictions[0], dtype=np.float64)
+    total_BC = np.zeros(predictions_KBC.shape[1:])
     for drawn in range(1, size + 1):
-        losses = [task.loss(target_B, (total + one) / drawn) for one in predictions]
-        best = int(np.argmin(losses))
+        losses_K = task.losses(target_B, (total_BC + predictions_KBC) / drawn).mean(-1)
+        best = int(np.argmin(losses_K))
         chosen[best] += 1
-        total += predictions[best]
+        total_BC += predictions_KBC[best]
     return chosen
+
+
+def bagged_selection(
+    task: Task,
+    predictions: Sequence[Array] | Array,
+    target_B: Targets,
+    size: int,
+    bags: int,
+    seed: int,
+) -> Counter[int]:
+    """Add up several greedy selections, each among a random half of the candidates.
+
+    Bagging keeps a lucky candidate from being in all of them (Caruana et al. 2004, section 2.3).
+    One bag is one greedy selection among all candidates.
+    """
+    if bags == 1:
+        return greedy_selection(task, predictions, target_B, size)
+    chosen: Counter[int] = Counter()
+    for bag in range(bags):
+        order = np.random.default_rng([seed, bag]).permutation(len(predictions))
+        half = np.sort(order[: (len(predictions) + 1) // 2])
+        drawn = greedy_selection(task, [predictions[place] for place in half], target_B, size)
+        chosen.update({int(half[place]): count for place, count in drawn.items()})
+    return chosen
+
+
+def best_trials(
+    task: Task, predictions: Sequence[Array] | Array, target_B: Targets, size: int
+) -> Counter[int]:
+    """Return the trials with the least loss, each drawn once."""
+    losses = [task.loss(target_B, one) for one in predictions]
+    return Counter(dict.fromkeys(np.argsort(losses, kind="stable")[:size].tolist(), 1))
+
+
+def mean_of(predictions: Sequence[Array] | Array, members: Counter[int]) -> Array:
+    """Return the mean of some candidates' predictions, each as often as it was drawn."""
+    total = sum(count * predictions[member].astype(np.float64) for member, count in members.items())
+    mean: Array = np.asarray(total / members.total(), dtype=np.float32)
+    return mean

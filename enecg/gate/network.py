@@ -1,8 +1,7 @@
-"""The gate: down-sampled leads → a small network → one weight per expert.
+"""The gate: down-sampled leads → a small network → weights over experts → one prediction.
 
-Gates of the same shape for several folds are trained as one stacked computation (axis U: one gate
-each). They share nothing: each has its own parameters, its own records and its own mean loss, and
-AdamW works element by element.
+Gates of the same shape for several folds are one stacked computation (axis U: one gate each).
+They share nothing: each has its own parameters, its own records and its own loss.
 """
 
 from __future__ import annotations
@@ -16,21 +15,27 @@ import torch
 from scipy.signal import resample_poly
 from torch import Tensor
 
-from enecg.gate.space import GateChoice
+from enecg.gate.space import GateChoice, plain_choice
 from enecg.signals import LEADS, SAMPLING_RATE_HZ
-from enecg.tasks import SMALLEST, Task, known
+from enecg.tasks import SMALLEST, Task
 
 RATE_HZ = 20
 """Sampling rate of what a gate sees."""
 LIMIT_MV = 5.0
 """Larger deflections are cut off: they are artefacts."""
-BATCH = 256
+KERNEL = 16
+"""Length and step of the convolution in samples of what a gate sees: 0.8 s, a heart beat or so."""
+NEVER = -1e9
+"""Logit of an expert that has no output; finite, since gradients of −∞ are not numbers."""
+
+Parameters = dict[str, Tensor]
+"""By name, with the gates' axis first: ``dense0/weight`` is of shape (U, in, out)."""
 
 
 def gate_view(x_BLT: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     """Return what a gate sees of some records: shape (B, 12, 200), in mV at 20 Hz.
 
-    Missing samples are 0 mV.
+    Missing samples, and so missing leads, are 0 mV.
     """
     known = np.nan_to_num(x_BLT, nan=0.0)
     slow = resample_poly(known, 1, SAMPLING_RATE_HZ // RATE_HZ, axis=-1)
@@ -44,139 +49,192 @@ class Gates:
     Attributes
     ----------
     choice : GateChoice
-    parameters : list of (Tensor of shape (U, in, out), Tensor of shape (U, 1, out))
-        Weights and biases, layer by layer.
+    parameters : dict of str to Tensor
+        See `initial`.
     """
 
     choice: GateChoice
-    parameters: list[tuple[Tensor, Tensor]]
+    parameters: Parameters
 
     @torch.no_grad()
-    def weights(self, view_BLT: npt.NDArray[np.float16], experts: list[str]) -> Tensor:
-        """Return the weights over all experts, shape (U, B, E); 0 for those not chosen.
+    def predict(
+        self, view_BLT: npt.NDArray[np.float16], outputs_UBEC: npt.NDArray[np.float32], task: Task
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Mix the experts' outputs.
 
         Parameters
         ----------
         view_BLT : array, shape (B, 12, 200)
             What `gate_view` gives.
-        experts : list of str
-            Names of the E experts, in the order wanted.
+        outputs_UBEC : array, shape (U, B, E, C)
+            Outputs of the choice's experts, in its order; NaN where an expert has none.
+        task : Task
+
+        Returns
+        -------
+        predictions : array, shape (U, B, C)
+            NaN where no expert of the choice has an output.
+        weights : array, shape (U, B, E)
+            Sum to 1, and are 0 where there is no output; where each class has weights of its own,
+            their mean over classes.
         """
-        chosen_UBE = _forward(self.parameters, _input(view_BLT, self.choice), self.choice, None)
-        weights_UBE = torch.zeros(*chosen_UBE.shape[:2], len(experts))
-        places = [experts.index(name) for name in self.choice.experts]
-        weights_UBE[:, :, places] = chosen_UBE
-        return weights_UBE
+        outputs = torch.from_numpy(np.ascontiguousarray(outputs_UBEC))
+        weights_UBCE = weigh(self.parameters, leads_of(view_BLT, self.choice), outputs, self.choice)
+        mixed_UBC = mix(weights_UBCE, outputs, self.choice, task)
+        return mixed_UBC.numpy(), weights_UBCE.mean(2).numpy()
 
     def of_unit(self, number: int) -> Gates:
         """Return one of the U gates alone (U = 1)."""
-        alone = [(w[number : number + 1], b[number : number + 1]) for w, b in self.parameters]
-        return Gates(self.choice, alone)
+        return Gates(self.choice, {n: p[number : number + 1] for n, p in self.parameters.items()})
 
 
-def train_gates(
-    choice: GateChoice,
-    view_NLT: npt.NDArray[np.float16],
-    outputs_UNEC: npt.NDArray[np.float32],
-    target_N: npt.NDArray[np.float64],
-    learns_UN: npt.NDArray[np.bool_],
-    task: Task,
-    seed: int,
-) -> Gates:
-    """Train one gate per unit, all of the same choice.
+def constant_gate(weights: dict[str, float]) -> Gates:
+    """Return a single gate that looks at nothing and always gives the same weights.
+
+    Parameters
+    ----------
+    weights : dict of str to float
+        By expert; non-negative, not all 0. They are scaled to sum to 1.
+    """
+    positive = {name: weight for name, weight in weights.items() if weight > 0}
+    choice = plain_choice(tuple(positive))
+    gate = Gates(choice, initial(choice, 1, 1, torch.Generator()))
+    gate.parameters["dense0/bias"][0, 0] = torch.tensor([*positive.values()]).log()
+    return gate
+
+
+def leads_of(view_BLT: npt.NDArray[np.float16], choice: GateChoice) -> Tensor:
+    """Return the leads that a gate looks at, shape (B, L, 200)."""
+    places = [LEADS.index(lead) for lead in choice.leads]
+    return torch.from_numpy(np.ascontiguousarray(view_BLT[:, places])).float()
+
+
+def initial(
+    choice: GateChoice, n_units: int, n_outputs: int, random: torch.Generator
+) -> Parameters:
+    """Draw a choice's parameters (He et al. 2015).
+
+    The last layer is zero, so a gate starts as the plain mean. One draw for all units: a gate's
+    start depends on the seed alone, not on who is in the stack.
 
     Parameters
     ----------
     choice : GateChoice
-    view_NLT : float16 array, shape (N, 12, 200)
-        What `gate_view` gives.
-    outputs_UNEC : float32 array, shape (U, N, E, C)
-        Outputs of the chosen experts, in the choice's order.
-    target_N : float array, shape (N,), or (N, C) for several labels
-        NaN where missing.
-    learns_UN : bool array, shape (U, N)
-        The records each gate learns from.
-    task : Task
-    seed : int
+    n_units : int
+    n_outputs : int
+        Output columns C of the task.
+    random : torch.Generator
 
     Returns
     -------
-    Gates
-        In evaluation mode (no dropout).
+    dict of str to Tensor
+        ``conv/…`` where the encoder is convolutional; ``dense0/…``, …; ``joined/weight`` where
+        the experts' outputs are joined to what the first dense layer sees, with ``center`` and
+        ``scale`` (U, 1, 1, 1), which standardise those.
     """
-    known_UN = torch.from_numpy(learns_UN & known(target_N))
-    x_NF = _input(view_NLT, choice)
-    outputs = torch.from_numpy(outputs_UNEC)
-    target = torch.from_numpy(np.nan_to_num(target_N)).float()
-    scale_U = torch.ones(len(learns_UN))
-    if task.kind == "regression":
-        deviations = [target[rows].std(correction=0) for rows in known_UN]
-        scale_U = torch.stack(deviations).nan_to_num(1.0).clamp_min(1e-6)  # NaN: no label at all
-    random = torch.Generator().manual_seed(seed)
-    parameters = _initial(choice, x_NF.shape[1], len(learns_UN), random)
-    flat = [tensor for layer in parameters for tensor in layer]
-    optimizer = torch.optim.AdamW(flat, lr=choice.learning_rate, weight_decay=choice.weight_decay)
-    order = np.random.default_rng(seed)
-    for _ in range(choice.epochs):
-        shuffled = torch.from_numpy(order.permutation(len(x_NF)))
-        for rows in shuffled.split(BATCH):
-            weights_UBE = _forward(parameters, x_NF[rows], choice, random)
-            here_UB = known_UN[:, rows]
-            # `where` and not a product: what a gate may not see must not even be NaN for it.
-            shown_UBEC = torch.where(here_UB[..., None, None], outputs[:, rows], 0.0)
-            mixed_UBC = torch.einsum("ube,ubec->ubc", weights_UBE, shown_UBEC)
-            if task.kind == "regression":
-                loss_UB = (mixed_UBC[..., 0] - target[rows]).abs() / scale_U[:, None]
-            elif task.kind == "multilabel":
-                right_UBC = torch.where(target[rows] > 0.5, mixed_UBC, 1 - mixed_UBC)
-                loss_UB = -right_UBC.clamp_min(SMALLEST).log().mean(-1)
-            else:
-                classes = target[rows].long().expand(len(learns_UN), -1)[..., None]
-                loss_UB = -mixed_UBC.gather(-1, classes)[..., 0].clamp_min(SMALLEST).log()
-            loss_U = torch.where(here_UB, loss_UB, 0.0).sum(1) / here_UB.sum(1).clamp_min(1)
-            optimizer.zero_grad()
-            loss_U.sum().backward()
-            optimizer.step()
-    return Gates(choice, [(w.detach(), b.detach()) for w, b in parameters])
+    samples = RATE_HZ * 10
+    drawn: Parameters = {}
 
-
-def _input(view_BLT: npt.NDArray[np.float16], choice: GateChoice) -> Tensor:
-    places = [LEADS.index(lead) for lead in choice.leads]
-    return torch.from_numpy(np.ascontiguousarray(view_BLT[:, places])).float().flatten(1)
-
-
-def _initial(
-    choice: GateChoice, width_in: int, n_units: int, random: torch.Generator
-) -> list[tuple[Tensor, Tensor]]:
-    """He initialisation; the last layer is zero, so a gate starts as the plain mean.
-
-    One draw for all units: a gate's start depends on the seed alone, not on who is in the stack.
-    """
-    widths = [width_in, *[choice.width] * choice.depth, len(choice.experts)]
-    layers = []
-    for number, (before, after) in enumerate(pairwise(widths)):
+    def layer(name: str, before: int, after: int, zero: bool) -> None:
         weight = torch.randn(before, after, generator=random) * (2 / before) ** 0.5
-        weight = weight.repeat(n_units, 1, 1)
-        if number == choice.depth:
-            weight.zero_()
-        layers.append((weight.requires_grad_(), torch.zeros(n_units, 1, after).requires_grad_()))
-    return layers
+        drawn[f"{name}/weight"] = (weight * (not zero)).repeat(n_units, 1, 1)
+        drawn[f"{name}/bias"] = torch.zeros(n_units, 1, after)
+
+    if choice.encoder == "conv":
+        layer("conv", len(choice.leads) * KERNEL, choice.width, zero=False)
+        width_in = 2 * choice.width
+    else:
+        width_in = len(choice.leads) * samples
+    columns = n_outputs if choice.weights_per == "class" else 1
+    widths = [width_in, *[choice.width] * choice.depth, len(choice.experts) * columns]
+    for number, (before, after) in enumerate(pairwise(widths)):
+        layer(f"dense{number}", before, after, zero=number == choice.depth)
+    if choice.joined == "outputs":
+        layer("joined", len(choice.experts) * n_outputs, widths[1], zero=choice.depth == 0)
+        del drawn["joined/bias"]
+        drawn["center"] = torch.zeros(n_units, 1, 1, 1)
+        drawn["scale"] = torch.ones(n_units, 1, 1, 1)
+    return drawn
 
 
-def _forward(
-    parameters: list[tuple[Tensor, Tensor]],
-    x_BF: Tensor,
+def weigh(
+    parameters: Parameters,
+    x_BLT: Tensor,
+    outputs_UBEC: Tensor,
     choice: GateChoice,
-    dropout: torch.Generator | None,
+    dropout: torch.Generator | None = None,
 ) -> Tensor:
-    """Weights over the chosen experts, shape (U, B, E); with a generator, dropout is on."""
-    hidden = x_BF.expand(len(parameters[0][0]), -1, -1)
-    for number, (weight, bias) in enumerate(parameters):
-        if dropout is not None and choice.dropout > 0:
-            # One draw for all units: the mask then depends on the seed and step alone.
-            keep = torch.rand(hidden.shape[1:], generator=dropout) >= choice.dropout
-            hidden = hidden * keep / (1 - choice.dropout)
-        hidden = torch.baddbmm(bias, hidden, weight)
-        if number + 1 < len(parameters):
-            hidden = torch.nn.functional.gelu(hidden)
-    return (hidden / choice.temperature).softmax(-1)
+    """Return weights over the chosen experts, shape (U, B, 1 or C, E).
+
+    Parameters
+    ----------
+    parameters : dict of str to Tensor
+    x_BLT : Tensor, shape (B, L, 200)
+        The chosen leads, the same for all gates.
+    outputs_UBEC : Tensor, shape (U, B, E, C)
+        NaN where an expert has none: its weight is 0, the others' still sum to 1.
+    choice : GateChoice
+    dropout : torch.Generator, optional
+        With one, dropout is on.
+    """
+    n_units, _, n_experts, _ = outputs_UBEC.shape
+
+    def dropped(hidden_UBF: Tensor) -> Tensor:
+        if dropout is None or choice.dropout == 0:
+            return hidden_UBF
+        # One draw for all units: the mask then depends on the seed and step alone.
+        keep = torch.rand(hidden_UBF.shape[1:], generator=dropout) >= choice.dropout
+        return hidden_UBF * (keep / (1 - choice.dropout))
+
+    if choice.encoder == "conv":
+        patches = x_BLT.unfold(-1, KERNEL, KERNEL).transpose(1, 2).flatten(2)  # (B, T', L·K)
+        inner = patches.flatten(0, 1).expand(n_units, -1, -1)
+        inner = torch.baddbmm(parameters["conv/bias"], inner, parameters["conv/weight"])
+        inner = inner.relu().unflatten(1, patches.shape[:2])
+        hidden = dropped(torch.cat([inner.mean(2), inner.amax(2)], dim=-1))
+    else:
+        hidden = dropped(x_BLT.flatten(1)[None]).expand(n_units, -1, -1)
+    for number in range(choice.depth + 1):
+        if number:
+            hidden = dropped(hidden.relu())  # exact, wherever in a stack a number stands
+        hidden = torch.baddbmm(
+            parameters[f"dense{number}/bias"], hidden, parameters[f"dense{number}/weight"]
+        )
+        if number == 0 and choice.joined == "outputs":
+            shown = (outputs_UBEC - parameters["center"]) / parameters["scale"]
+            shown_UBJ = dropped(shown.nan_to_num(0.0).flatten(2))
+            hidden = torch.baddbmm(hidden, shown_UBJ, parameters["joined/weight"])
+    logits_UBCE = hidden.unflatten(-1, (-1, n_experts)) / choice.temperature
+    there_UBCE = ~outputs_UBEC.isnan().any(-1)[:, :, None]
+    weights_UBCE = logits_UBCE.masked_fill(~there_UBCE, NEVER).softmax(-1) * there_UBCE
+    if 0 < choice.top_k < n_experts:
+        # Equal ones all stay: a gate still starts as the plain mean, and learns whom to drop.
+        smallest = weights_UBCE.topk(choice.top_k, dim=-1).values[..., -1:]
+        weights_UBCE = torch.where(weights_UBCE >= smallest, weights_UBCE, 0.0)
+    return weights_UBCE / weights_UBCE.sum(-1, keepdim=True).clamp_min(SMALLEST)
+
+
+def mix(weights_UBCE: Tensor, outputs_UBEC: Tensor, choice: GateChoice, task: Task) -> Tensor:
+    """Return the weighted outputs, or the weighted logits as probabilities, shape (U, B, C)."""
+    outputs_UBCE = outputs_UBEC.transpose(-1, -2)
+    there_UBCE = ~outputs_UBCE.isnan()
+    probabilities = task.kind != "regression"
+    if probabilities and choice.mix == "logits":
+        outputs_UBCE = outputs_UBCE.clamp(SMALLEST, 1 - SMALLEST)
+        logs_UBCE = outputs_UBCE.log()
+        several = task.kind == "multilabel"
+        outputs_UBCE = logs_UBCE - (1 - outputs_UBCE).log() if several else logs_UBCE
+    # `where` and not a product: what is missing must not turn the rest into NaN.
+    mixed_UBC = (weights_UBCE * torch.where(there_UBCE, outputs_UBCE, 0.0)).sum(-1)
+    if probabilities and choice.mix == "logits":
+        if several:  # sigmoid's last bits depend on where in a stack a number stands
+            mixed_UBC = torch.stack([mixed_UBC, torch.zeros_like(mixed_UBC)], -1).softmax(-1)[
+                ..., 0
+            ]
+        else:
+            mixed_UBC = mixed_UBC.softmax(-1)
+    elif task.kind == "classification" and choice.weights_per == "class":
+        mixed_UBC = mixed_UBC / mixed_UBC.sum(-1, keepdim=True).clamp_min(SMALLEST)
+    if probabilities:  # a weighted mean of ones may round to a little more than one
+        mixed_UBC = mixed_UBC.clamp(0, 1)
+    return torch.where(there_UBCE.any(-1), mixed_UBC, torch.nan)

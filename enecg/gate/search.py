@@ -1,34 +1,38 @@
-"""Stage 2: the search over gates on Ray Tune."""
+"""Stage 2: the search over gates on Ray Tune.
+
+Where all trials are drawn up front and none is stopped, one trial serves every scope. An adaptive
+search (Optuna, ASHA) chooses what to try by how others did: then each scope has a search of its
+own, on its training groups alone, or its candidates would have been chosen by its test labels.
+"""
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from ray import tune
 
 from enecg import __version__
-from enecg.cluster import peak_memory_mb
+from enecg.cluster import dashboard_address, peak_memory_mb
 from enecg.config import Config
-from enecg.errors import JobFailed, one_line
+from enecg.errors import JobFailed
 from enecg.experiment import Experiment
-from enecg.files import fingerprint, replacing
+from enecg.files import fingerprint, read_json, replacing, write_json
 from enecg.gate.network import gate_view
-from enecg.gate.space import GateChoice, draw_trials, plain_choices
-from enecg.gate.trial import Arrays, cross_validate
+from enecg.gate.space import GateChoice, Space, plain_choices
+from enecg.gate.trial import Arrays
+from enecg.gate.tuning import OBJECTIVE, STUDIES, TUNE, Trial, run_given, run_optuna, trial_losses
 from enecg.progress import counting, say
 from enecg.records.store import RecordStore, decode
 from enecg.run_folder import begin, finish, is_done
+from enecg.spaces import Chance
 from enecg.stage1.adapted import load_outputs, save_outputs
 from enecg.stage1.jobs import expert_fingerprint, expert_folder
 
-TUNE_NAME = "tune"
 VIEWS = "views.safetensors"
+TRIALS = "trials.json"
 
 
 def gate_folder(config: Config) -> Path:
@@ -37,16 +41,30 @@ def gate_folder(config: Config) -> Path:
 
 
 def drawn_choices(config: Config) -> list[GateChoice]:
-    """Return the experiment's trials: the plain ones, and those drawn from its seed."""
-    names = list(config.experts)
-    drawn = draw_trials(Path(config.gate.space), names, config.gate.trials, config.seed)
-    return [*plain_choices(names), *drawn]
+    """Return the gates that are drawn from the experiment's seed.
+
+    Raises
+    ------
+    UserError
+        A mistake in the space.
+    """
+    space = Space(Path(config.gate.space), list(config.experts))
+    return [space.draw(Chance(config.seed, number)) for number in range(config.gate.trials)]
+
+
+def is_adaptive(config: Config) -> bool:
+    """Whether what is tried, or how long, depends on how other trials did."""
+    return config.gate.searcher != "random" or config.gate.scheduler != "none"
 
 
 def gate_fingerprint(experiment: Experiment) -> str:
     """Return the fingerprint of all that the search depends on."""
+    gate = experiment.config.gate
     choices = [choice.model_dump() for choice in drawn_choices(experiment.config)]
-    return fingerprint({"inputs": _inputs_fingerprint(experiment), "choices": choices})
+    adaptive = [gate.searcher, gate.scheduler] if is_adaptive(experiment.config) else []
+    return fingerprint(
+        {"inputs": _inputs_fingerprint(experiment), "choices": choices, "adaptive": adaptive}
+    )
 
 
 def _inputs_fingerprint(experiment: Experiment) -> str:
@@ -70,17 +88,17 @@ def search_gate(experiment: Experiment) -> None:
         say("gate search: done before, kept")
         return
     started = time.monotonic()
-    choices = drawn_choices(config)
     begin(folder, _inputs_fingerprint(experiment))  # trials of these inputs are good for any search
     arrays = load_arrays(experiment)
-    say(
-        f"gate search: {len(choices)} trials; "
-        f"watch them with: tensorboard --logdir {folder / TUNE_NAME}"
-    )
-    peak = _run_trials(folder, choices, arrays, config)
-    table = _trials_table(folder, choices, arrays)
+    say(f"watch the trials with: tensorboard --logdir {folder / TUNE}")
+    if config.gate.searcher == "optuna":
+        say(f"and Optuna's studies with: optuna-dashboard {folder / STUDIES}")
+    if (address := dashboard_address()) is not None:
+        say(f"Ray dashboard (jobs, Train runs, actors): {address}")
+    trials, peak = run_trials(config, folder, arrays)
+    write_json(folder / TRIALS, [trial.settings(n) for n, trial in enumerate(trials)])
     with replacing(folder / "trials.parquet") as temporary:
-        table.to_parquet(temporary, index=False)
+        trials_table(folder, trials, arrays).to_parquet(temporary, index=False)
     finish(
         folder,
         print_,
@@ -88,6 +106,43 @@ def search_gate(experiment: Experiment) -> None:
         worker_peak_memory_mb=peak,
         driver_peak_memory_mb=peak_memory_mb(),
     )
+
+
+def found_trials(config: Config) -> list[Trial]:
+    """Return the trials of a finished search, in the order of their numbers."""
+    return [Trial.of(settings) for settings in read_json(gate_folder(config) / TRIALS)]
+
+
+def run_trials(config: Config, folder: Path, arrays: Arrays) -> tuple[list[Trial], float]:
+    """Run the plain gates and those that the config asks for, unless they have run before.
+
+    Returns
+    -------
+    list of Trial
+        All of them, the plain ones first; what ASHA stopped has no predictions.
+    float
+        Peak memory of the largest trial process in MB.
+    """
+    scopes, gate = arrays.nested.scopes, config.gate
+    trials = [Trial(choice, scopes) for choice in plain_choices(arrays.experts)]
+    drawn = drawn_choices(config)
+    count = len(trials) + len(drawn) * (len(scopes) if is_adaptive(config) else 1)
+    with counting("gate search", count, "trials") as done:
+        if not is_adaptive(config):
+            trials += [Trial(choice, scopes) for choice in drawn]
+            return trials, run_given("all", trials, folder, arrays, gate, done)
+        plain = gate.model_copy(update={"scheduler": "none"})
+        peaks = [run_given("plain", trials, folder, arrays, plain, done)]
+        for scope in scopes:
+            if gate.searcher == "optuna":
+                space = Space(Path(gate.space), arrays.experts)
+                of_scope, peak = run_optuna(scope, space, folder, arrays, gate, done)
+            else:
+                of_scope = [Trial(choice, (scope,)) for choice in drawn]
+                peak = run_given(f"scope-{scope}", of_scope, folder, arrays, gate, done)
+            trials += of_scope
+            peaks.append(peak)
+    return trials, max(peaks)
 
 
 def load_arrays(experiment: Experiment) -> Arrays:
@@ -150,118 +205,25 @@ def gate_views(store: RecordStore) -> np.ndarray:
     return views
 
 
-def predictions_path(folder: Path, choice: GateChoice) -> Path:
-    """Return where the out-of-fold predictions of a choice stand."""
-    return folder / "predictions" / f"{fingerprint(choice.model_dump())[:16]}.safetensors"
+def trials_table(folder: Path, trials: list[Trial], arrays: Arrays) -> pd.DataFrame:
+    """One row per trial: what it chose, whether it was finished, its loss per task and scope.
 
-
-def run_trial(config: dict[str, Any], arrays: Arrays, folder: str) -> None:
-    """Run one trial inside Ray Tune; a trial whose predictions are there is not run again.
-
-    Parameters
-    ----------
-    config : dict
-        ``trial``, with ``number`` and ``gate`` (a `GateChoice`'s values; leads and experts joined
-        by ``+``, which TensorBoard can show).
-    arrays : Arrays
-    folder : str
-        The search's folder.
+    ``relative_to_uniform`` is the loss over that of the experts' plain mean, averaged over tasks
+    and scopes; a trial that was stopped early has no losses.
     """
-    torch.set_num_threads(1)  # a trial has one CPU; and more threads would change the last bits
-    trial = config["trial"]
-    gate = trial["gate"]
-    choice = GateChoice.model_validate({**gate, "experts": tuple(gate["experts"].split("+"))})
-    path = predictions_path(Path(folder), choice)
-    if not path.exists():
-        predicted = {task.name: cross_validate(choice, arrays, task) for task in arrays.tasks}
-        save_outputs(path, predicted)
-    losses = trial_losses(load_outputs(path), arrays)
-    metrics: dict[str, float] = {
-        f"loss/{name}": float(np.mean(list(by_scope.values()))) for name, by_scope in losses.items()
-    }
-    plain = {
-        task.name: trial_losses({task.name: arrays.outputs[task.name].mean(2)}, arrays, [task])[
-            task.name
-        ]
-        for task in arrays.tasks
-    }
-    metrics["relative_to_uniform"] = float(
-        np.mean([losses[t.name][s] / plain[t.name][s] for t in arrays.tasks for s in plain[t.name]])
-    )
-    tune.report({**metrics, "peak_memory_mb": peak_memory_mb()})
-
-
-def trial_losses(
-    predicted: dict[str, np.ndarray], arrays: Arrays, tasks: list[Any] | None = None
-) -> dict[str, dict[str, float]]:
-    """Return the out-of-fold loss on training records, per task and scope."""
-    nested = arrays.nested
-    return {
-        task.name: {
-            scope: task.loss(
-                arrays.targets[task.name][nested.training(scope)],
-                predicted[task.name][number][nested.training(scope)],
-            )
-            for number, scope in enumerate(nested.scopes)
-        }
-        for task in tasks or arrays.tasks
-    }
-
-
-def _run_trials(folder: Path, choices: list[GateChoice], arrays: Arrays, config: Config) -> float:
-    """Run the trials on Ray Tune; return the largest trial process's peak memory in MB."""
-    space = [
-        {
-            "number": number,
-            "gate": choice.model_dump()
-            | {"leads": "+".join(choice.leads), "experts": "+".join(choice.experts)},
-        }
-        for number, choice in enumerate(choices)
-    ]
-    # Predictions outlive an interrupted search; Tune's own log of it is begun anew.
-    shutil.rmtree(folder / TUNE_NAME, ignore_errors=True)
-    with counting("gate search", len(choices), "trials") as progress:
-
-        class Watch(tune.Callback):
-            def on_trial_complete(self, *_: Any, **__: Any) -> None:
-                progress.advance(1)
-
-        limit = config.gate.max_parallel
-        results = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(run_trial, arrays=arrays, folder=str(folder.resolve())),
-                {"cpu": 1},
-            ),
-            param_space={"trial": tune.grid_search(space)},
-            tune_config=tune.TuneConfig(
-                reuse_actors=True,  # importing torch takes longer than many a trial
-                max_concurrent_trials=None if limit == "auto" else limit,
-                trial_dirname_creator=lambda trial: f"trial-{trial.config['trial']['number']:04d}",
-                trial_name_creator=lambda trial: f"trial-{trial.config['trial']['number']:04d}",
-            ),
-            run_config=tune.RunConfig(
-                name=TUNE_NAME,
-                storage_path=str(folder.resolve()),
-                verbose=0,
-                callbacks=[Watch()],
-                failure_config=tune.FailureConfig(max_failures=2),
-            ),
-        ).fit()
-    if results.errors:
-        raise JobFailed(
-            f"gate search: {len(results.errors)} of {len(choices)} trials failed; "
-            f"the first: {one_line(results.errors[0])[-300:]}"
-        )
-    return float(results.get_dataframe()["peak_memory_mb"].max())
-
-
-def _trials_table(folder: Path, choices: list[GateChoice], arrays: Arrays) -> pd.DataFrame:
-    """One row per trial: what it chose, and its loss per task and scope."""
+    every = arrays.nested.scopes
+    uniform = Trial(plain_choices(arrays.experts)[-1], every)
+    plain = trial_losses(uniform, uniform.predictions(folder), arrays)
     rows = []
-    for number, choice in enumerate(choices):
-        losses = trial_losses(load_outputs(predictions_path(folder, choice)), arrays)
-        row = {"trial": number} | choice.model_dump()
-        row |= {"leads": "+".join(choice.leads), "experts": "+".join(choice.experts)}
-        row |= {f"loss/{t}/{s}": loss for t, scopes in losses.items() for s, loss in scopes.items()}
+    for number, trial in enumerate(trials):
+        row: dict[str, Any] = {"trial": number} | trial.choice.model_dump()
+        row |= {name: "+".join(row[name]) for name in ("leads", "experts")}
+        row["scope"] = "every" if trial.scopes == every else "+".join(trial.scopes)
+        row["finished"] = trial.path(folder).exists()
+        if row["finished"]:
+            losses = trial_losses(trial, trial.predictions(folder), arrays)
+            row |= {f"loss/{t}/{s}": of for t, by in losses.items() for s, of in by.items()}
+            relative = [losses[t][s] / plain[t][s] for t in losses for s in losses[t]]
+            row[OBJECTIVE] = float(np.mean(relative))
         rows.append(row)
     return pd.DataFrame(rows)

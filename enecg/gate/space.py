@@ -1,17 +1,16 @@
-"""Search spaces of gates: YAML that reads at a glance, drawn from up front by the seed."""
+"""Search spaces of gates: YAML that reads at a glance, and what may be drawn from them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from enecg.errors import UserError, did_you_mean
 from enecg.signals import LEADS, lead_position
-from enecg.spaces import FORMS, draw
+from enecg.spaces import FORMS, Source, draw, place
 
 LEAD_GROUPS = {
     "limb": LEADS[:3],
@@ -23,6 +22,10 @@ LEAD_GROUPS = {
 """Names that stand for several leads; ``rhythm`` are the usual rhythm strips."""
 
 
+ANY = {"any", "of"}
+"""The form that some leads, or experts, have beside `spaces.FORMS`."""
+
+
 class GateChoice(BaseModel):
     """One gate that a trial tries."""
 
@@ -32,13 +35,26 @@ class GateChoice(BaseModel):
     """The leads it looks at."""
     experts: tuple[str, ...] = Field(min_length=1)
     """The experts it weighs."""
+    encoder: Literal["mlp", "conv"] = "mlp"
+    """What reads the leads: dense layers on all samples, or on the mean and maximum over time of
+    a convolution."""
+    joined: Literal["nothing", "outputs"] = "nothing"
+    """What the gate sees beside the leads."""
     depth: int = Field(ge=0, le=8)
-    """Hidden layers."""
+    """Hidden dense layers."""
     width: int = Field(ge=1)
-    """Their width."""
+    """Their width, and the convolution's."""
     dropout: float = Field(ge=0, lt=1)
     temperature: float = Field(gt=0)
     """Divides the logits before the softmax."""
+    top_k: int = Field(default=0, ge=0)
+    """Experts that keep a weight, record by record; 0: all of them."""
+    weights_per: Literal["record", "class"] = "record"
+    """Whether each class of a task has weights of its own."""
+    mix: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged for classes; values are averaged as they are."""
+    balance: float = Field(default=0.0, ge=0)
+    """Weight of the load-balancing term in the loss."""
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
     epochs: int = Field(ge=0)
@@ -61,8 +77,8 @@ def leads_named(text: str) -> tuple[str, ...]:
     """
     wanted: set[str] = set()
     for name in text.split("+"):
-        if (place := lead_position(name)) is not None:
-            wanted.add(LEADS[place])
+        if (at := lead_position(name)) is not None:
+            wanted.add(LEADS[at])
         elif name.strip().lower() in LEAD_GROUPS:
             wanted.update(LEAD_GROUPS[name.strip().lower()])
         else:
@@ -74,6 +90,117 @@ def leads_named(text: str) -> tuple[str, ...]:
     return tuple(lead for lead in LEADS if lead in wanted)
 
 
+class Space:
+    """A space of gates, read from YAML in the form that ``tune_spaces/gate.yaml`` explains.
+
+    Parameters
+    ----------
+    path : Path
+    experts : list of str
+        The experts there are.
+
+    Raises
+    ------
+    UserError
+        Missing file, unknown or missing key.
+    """
+
+    def __init__(self, path: Path, experts: list[str]) -> None:
+        self.path, self.experts = Path(path), experts
+        try:
+            space = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"gate.space: no file {path}") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"gate.space: cannot read {path}: {error}") from None
+        known = list(GateChoice.model_fields)
+        if not isinstance(space, dict):
+            raise UserError(f"gate.space: {path} must map {', '.join(known)} to values")
+        for key in space:
+            if key not in known:
+                raise UserError(
+                    f"gate.space: unknown key {key!r} in {path}{did_you_mean(str(key), known)}; "
+                    f"allowed: {', '.join(known)}"
+                )
+        required = [key for key, field in GateChoice.model_fields.items() if field.is_required()]
+        if missing := [key for key in required if key not in space]:
+            raise UserError(f"gate.space: {path} lacks {', '.join(missing)}")
+        self.forms: dict[str, Any] = {key: space[key] for key in known if key in space}
+
+    def draw(self, source: Source) -> GateChoice:
+        """Draw one gate.
+
+        Raises
+        ------
+        UserError
+            An unknown form, or a value that is not allowed.
+        """
+        values = {key: self._value(key, form, source) for key, form in self.forms.items()}
+        try:
+            return GateChoice.model_validate(values)
+        except UserError as error:
+            raise UserError(f"gate.space: {self.path}: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"gate.space: {self.path}: {where}: {first['msg']}, not {first['input']!r}"
+            ) from None
+
+    def _value(self, key: str, form: Any, source: Source) -> Any:
+        """One value of one key."""
+        where = f"gate.space: {self.path}: {key}"
+        try:
+            if key in ("leads", "experts") and isinstance(form, dict) and set(form) == ANY:
+                of = form["of"]
+                if key == "experts":
+                    return _some(key, form["any"], self._members(of, where), source)
+                leads = leads_named("+".join(of) if isinstance(of, list) else of)
+                return _some(key, form["any"], list(leads), source)
+            value = draw(key, form, source)
+            return tuple(self._members(value, where)) if key == "experts" else value
+        except UserError as error:
+            text = str(error)
+            raise UserError(text if text.startswith(where) else f"{where}: {text}") from None
+        except (TypeError, ValueError, OverflowError):
+            pass
+        raise UserError(
+            f"{where}: {form!r} is none of {FORMS}, "
+            "{any: number or [least, most], of: …} (leads and experts)"
+        )
+
+    def _members(self, pool: Any, where: str) -> list[str]:
+        """The experts that ``all``, a name or a list of names stands for."""
+        if pool == "all":
+            return self.experts
+        members = [pool] if isinstance(pool, str) else list(pool)
+        for name in members:
+            if name not in self.experts:
+                raise UserError(
+                    f"{where}: no expert {name!r} in this experiment"
+                    f"{did_you_mean(str(name), [*self.experts, 'all'])}; there are: "
+                    f"{', '.join(self.experts)}"
+                )
+            if members.count(name) > 1:
+                raise UserError(f"{where}: {name} stands there more than once")
+        return members
+
+
+def _some(key: str, size: Any, pool: list[str], source: Source) -> tuple[str, ...]:
+    """So many of a pool, in the pool's order; a range that the pool is too small for is cut."""
+    least, most = (size, size) if isinstance(size, int) else map(int, size)
+    if not 0 < least <= most:
+        raise ValueError
+    least, most = min(least, len(pool)), min(most, len(pool))
+    count = least + place(f"{key}: how many", source, most - least + 1)
+    if count == len(pool):
+        return tuple(pool)
+    # Those that come first when each draws a number of its own: any searcher can draw numbers.
+    rank = {name: source.number(f"{key}: {name}", 0.0, 1.0, False) for name in pool}
+    chosen = sorted(pool, key=rank.__getitem__)[:count]
+    return tuple(name for name in pool if name in chosen)
+
+
 def plain_choices(experts: list[str]) -> list[GateChoice]:
     """Return the gates that look at nothing: each expert alone, and all of them alike.
 
@@ -81,106 +208,12 @@ def plain_choices(experts: list[str]) -> list[GateChoice]:
     groups, than what needs no gate.
     """
     subsets = [(name,) for name in experts] + ([tuple(experts)] if len(experts) > 1 else [])
-    return [
-        GateChoice(
-            leads=("II",), experts=subset, depth=0, width=1, dropout=0.0, temperature=1.0,
-            learning_rate=1e-3, weight_decay=0.0, epochs=0,
-        )
-        for subset in subsets
-    ]  # fmt: skip
+    return [plain_choice(subset) for subset in subsets]
 
 
-def draw_trials(path: Path, experts: list[str], trials: int, seed: int) -> list[GateChoice]:
-    """Draw a number of gates from a space.
-
-    Parameters
-    ----------
-    path : Path
-        YAML file, in the form that ``tune_spaces/gate.yaml`` explains.
-    experts : list of str
-        The experts there are.
-    trials : int
-    seed : int
-        The n-th trial depends on the seed and n alone.
-
-    Raises
-    ------
-    UserError
-        Missing file, unknown key or form, or a value that is not allowed.
-    """
-    try:
-        space = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"gate.space: no file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"gate.space: cannot read {path}: {error}") from None
-    known = list(GateChoice.model_fields)
-    if not isinstance(space, dict):
-        raise UserError(f"gate.space: {path} must map {', '.join(known)} to values")
-    for key in space:
-        if key not in known:
-            raise UserError(
-                f"gate.space: unknown key {key!r} in {path}{did_you_mean(str(key), known)}; "
-                f"allowed: {', '.join(known)}"
-            )
-    if missing := [key for key in known if key not in space]:
-        raise UserError(f"gate.space: {path} lacks {', '.join(missing)}")
-    drawn = []
-    for number in range(trials):
-        random = np.random.default_rng([seed, number])
-        values = {key: _draw(key, space[key], experts, random, path) for key in known}
-        try:
-            drawn.append(GateChoice.model_validate(values))
-        except UserError as error:
-            raise UserError(f"gate.space: {path}: {error}") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(
-                f"gate.space: {path}: {where}: {first['msg']}, not {first['input']!r}"
-            ) from None
-    return drawn
-
-
-def _draw(key: str, form: Any, experts: list[str], random: np.random.Generator, path: Path) -> Any:
-    """One value of one key."""
-    where = f"gate.space: {path}: {key}"
-    if not isinstance(form, dict):
-        form = {"choose": [form]} if key != "experts" else {"subset_of": form, "size": None}
-    try:
-        if key == "experts" and set(form) == {"subset_of", "size"}:
-            return _subset(form["subset_of"], form["size"], experts, random, where)
-        value = draw(form, random)
-        return tuple(_members(value, experts, where)) if key == "experts" else value
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise UserError(
-        f"{where}: {form!r} is none of {FORMS}, "
-        "{subset_of: …, size: [least, most]} (experts only)"
-    )
-
-
-def _subset(
-    pool: Any, size: Any, experts: list[str], random: np.random.Generator, where: str
-) -> tuple[str, ...]:
-    members = _members(pool, experts, where)
-    least, most = (len(members), len(members)) if size is None else size
-    count = int(random.integers(min(least, len(members)), min(most, len(members)) + 1))
-    chosen = random.choice(len(members), size=count, replace=False)
-    return tuple(name for place, name in enumerate(members) if place in set(chosen.tolist()))
-
-
-def _members(pool: Any, experts: list[str], where: str) -> list[str]:
-    """The experts that ``all``, a name or a list of names stands for."""
-    if pool == "all":
-        return experts
-    members = [pool] if isinstance(pool, str) else list(pool)
-    for name in members:
-        if name not in experts:
-            raise UserError(
-                f"{where}: no expert {name!r} in this experiment"
-                f"{did_you_mean(str(name), [*experts, 'all'])}; there are: {', '.join(experts)}"
-            )
-        if members.count(name) > 1:
-            raise UserError(f"{where}: {name} stands there more than once")
-    return members
+def plain_choice(names: tuple[str, ...]) -> GateChoice:
+    """Return the choice of a gate that looks at nothing: untrained, it is the experts' mean."""
+    return GateChoice(
+        leads=("II",), experts=names, depth=0, width=1, dropout=0.0, temperature=1.0,
+        learning_rate=1e-3, weight_decay=0.0, epochs=0,
+    )  # fmt: skip

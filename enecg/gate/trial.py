@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from enecg.gate.network import Gates, train_gates
+from enecg.gate.network import Gates
 from enecg.gate.space import GateChoice
+from enecg.gate.training import epochs_of, train_gates
 from enecg.nested import Nested
 from enecg.tasks import Task
+
+Predictions = dict[str, npt.NDArray[np.float32]]
+"""By task: out-of-fold predictions in some scopes, shape (S, N, C)."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,9 @@ class Arrays:
     view_NLT : float16 array, shape (N, 12, 200)
         What gates see of the signals.
     outputs : dict of str to float32 array, shape (S, N, E, C)
-        Per task: the experts' outputs in every scope, out-of-fold for its training records.
-    targets : dict of str to float array, shape (N,)
+        Per task: the experts' outputs in every scope, out-of-fold for its training records; NaN
+        where an expert has none.
+    targets : dict of str to float array, shape (N,) or (N, C)
     nested : Nested
     tasks : list of Task
     experts : list of str
@@ -44,35 +50,53 @@ class Arrays:
         return np.ascontiguousarray(self.outputs[task.name][scopes][:, :, places])
 
 
-def cross_validate(choice: GateChoice, arrays: Arrays, task: Task) -> npt.NDArray[np.float32]:
-    """Return a choice's out-of-fold predictions in every scope, shape (S, N, C).
+def cross_validations(
+    choice: GateChoice, arrays: Arrays, scopes: Sequence[str]
+) -> Iterator[tuple[int, Predictions]]:
+    """Train a choice for every task, and show its out-of-fold predictions now and then.
 
     Each inner fold of a scope is predicted by a gate trained on the others. Test records of a
     scope are no part of this: theirs are NaN.
+
+    Yields
+    ------
+    epoch : int
+        1, 2, 4, … and the last one.
+    dict of str to array, shape (S, N, C)
+        Predictions, by task, in the given scopes.
     """
     nested = arrays.nested
-    units = [
-        (number, fit) for number, scope in enumerate(nested.scopes) for fit in nested.fits(scope)
-    ]
-    outputs_UNEC = arrays.chosen(choice, task, [number for number, _ in units])
-    gates = train_gates(
-        choice,
-        arrays.view_NLT,
-        outputs_UNEC,
-        arrays.targets[task.name],
-        np.stack([nested.learns_from(fit) for _, fit in units]),
-        task,
-        arrays.seed,
-    )
-    weights_UNE = gates.weights(arrays.view_NLT, list(choice.experts)).numpy()
-    mixed_UNC = np.einsum("une,unec->unc", weights_UNE, outputs_UNEC)
-    predicted = np.full(
-        (len(nested.scopes), len(arrays.view_NLT), task.width), np.nan, dtype=np.float32
-    )
-    for unit, (number, fit) in enumerate(units):
-        held_out = nested.held_out(fit)
-        predicted[number, held_out] = mixed_UNC[unit, held_out]
-    return predicted
+    units = [(place, fit) for place, scope in enumerate(scopes) for fit in nested.fits(scope)]
+    numbers = [nested.scopes.index(scopes[place]) for place, _ in units]
+    learns_UN = np.stack([nested.learns_from(fit) for _, fit in units])
+    outputs = {task.name: arrays.chosen(choice, task, numbers) for task in arrays.tasks}
+    in_training = [
+        epochs_of(
+            choice, arrays.view_NLT, outputs[task.name], arrays.targets[task.name], learns_UN,
+            task, arrays.seed,
+        )
+        for task in arrays.tasks
+    ]  # fmt: skip
+    for epoch, of_tasks in enumerate(zip(*in_training, strict=True), start=1):
+        if epoch < choice.epochs and epoch & (epoch - 1):
+            continue
+        shown: Predictions = {}
+        for task, gates in zip(arrays.tasks, of_tasks, strict=True):
+            shape = (len(scopes), len(arrays.view_NLT), task.width)
+            shown[task.name] = np.full(shape, np.nan, dtype=np.float32)
+            for unit, (place, fit) in enumerate(units):
+                rows = np.flatnonzero(nested.held_out(fit))
+                [mixed_BC], _ = gates.of_unit(unit).predict(
+                    arrays.view_NLT[rows], outputs[task.name][unit : unit + 1, rows], task
+                )
+                shown[task.name][place, rows] = mixed_BC
+        yield min(epoch, choice.epochs), shown
+
+
+def cross_validate(choice: GateChoice, arrays: Arrays, scopes: Sequence[str]) -> Predictions:
+    """Return a choice's out-of-fold predictions after its last epoch; see `cross_validations`."""
+    *_, (_, last) = cross_validations(choice, arrays, scopes)
+    return last
 
 
 def refit(choice: GateChoice, arrays: Arrays, task: Task, scopes: list[str]) -> Gates:

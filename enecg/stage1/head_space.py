@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enecg.config import Stage1Settings
 from enecg.errors import UserError, did_you_mean
-from enecg.spaces import draw
+from enecg.spaces import Chance, draw
 
 
 class HeadChoice(BaseModel):
@@ -72,11 +71,11 @@ def head_choices(settings: Stage1Settings, seed: int) -> list[HeadChoice]:
                 f"allowed: {', '.join(known)}"
             )
     for number in range(settings.head_trials):
-        random = np.random.default_rng([seed, number])
+        chance = Chance(seed, number)
         drawn = choices[0].model_dump()
         for key in (key for key in known if key in space):  # in an order of their own
             try:
-                drawn[key] = draw(space[key], random)
+                drawn[key] = draw(key, space[key], chance)
             except (TypeError, ValueError, OverflowError) as error:
                 raise UserError(f"{where}: {key}: {error}") from None
         try:

@@ -1,0 +1,82 @@
+"""Writing a run's bundles: what gets deployed, and what reproduces the evaluation."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from enecg.bundle import Bundle
+from enecg.evaluation.model_card import model_card
+from enecg.experiment import Experiment
+from enecg.gate.ensemble import Chosen, Key, TrainedGates
+from enecg.gate.trial import Arrays
+from enecg.nested import ALL
+from enecg.provenance import commit
+from enecg.stage1.adapted import AdaptedExpert, load_adapted
+from enecg.stage1.jobs import expert_folder
+
+
+def write_bundles(
+    experiment: Experiment,
+    arrays: Arrays,
+    chosen: dict[Key, Chosen],
+    gates: TrainedGates,
+    made_by: dict[str, dict[str, Any]],
+    results: dict[str, Any],
+) -> None:
+    """Write ``bundle/<task>`` (all groups) and ``folds/<fold>/<task>`` (each fold's models).
+
+    Parameters
+    ----------
+    experiment : Experiment
+    arrays : Arrays
+    chosen, gates
+        What was chosen, and the trained gates of it.
+    made_by : dict
+        Every expert's provenance.
+    results : dict
+        ``tasks`` of results.json, for the model card.
+    """
+    config, located = experiment.config, experiment.config.located()
+    run = Path(config.run_dir)
+    keys = {f"{task.name}/{s}": task for task in experiment.tasks for s in arrays.nested.scopes}
+    adapted: dict[str, dict[str, AdaptedExpert]] = {
+        name: load_adapted(expert_folder(config, name), keys, name, settings)
+        for name, settings in config.experts.items()
+    }
+    for earlier in ("bundle", "folds"):  # of other tasks or folds, perhaps
+        shutil.rmtree(run / earlier, ignore_errors=True)
+    for task in experiment.tasks:
+        for scope in arrays.nested.scopes:
+            ensemble = chosen[task.name, scope].ensemble((task.name, scope), gates)
+            used = {name for _, gate in ensemble.members for name in gate.choice.experts}
+            bundle = Bundle(
+                task,
+                arrays.experts,
+                {
+                    name: (located.experts[name], adapted[name][f"{task.name}/{scope}"])
+                    for name in arrays.experts
+                    if name in used
+                },
+                ensemble,
+                {
+                    "commit": commit(),
+                    "records": experiment.store.fingerprint,
+                    "source": experiment.store.description["source"],
+                    "trained_on": "all groups" if scope == ALL else f"all but outer fold {scope}",
+                    "n_training": int(arrays.nested.training(scope).sum()),
+                    "way": chosen[task.name, scope].way,
+                    "experts": made_by,
+                    "config": config.model_dump(mode="json"),
+                },
+                {
+                    name: made_by[name]["fingerprint"]
+                    for name in used
+                    if config.experts[name].builds_on_weights
+                },
+            )
+            if scope == ALL:
+                bundle.card = model_card(bundle, results[task.name])
+            place = run / "bundle" if scope == ALL else run / "folds" / scope
+            bundle.save(place / task.name)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from enecg.errors import JobFailed
-from enecg.evaluation.intervals import fold_summary
+from enecg.evaluation.intervals import fold_summary, paired_difference
 from enecg.evaluation.metrics import LOWER_IS_BETTER, score
 from enecg.evaluation.weighted_metrics import weighted_scores
 from enecg.tasks import Task
@@ -166,3 +166,37 @@ def test_it_is_fast_enough_for_every_predictor_of_every_task() -> None:
     started = time.perf_counter()
     fold_summary(RHYTHM, truth, prediction, np.arange(500) % 3, np.arange(500).astype(str))
     assert time.perf_counter() - started < 2.0
+
+
+@pytest.mark.parametrize("task", ALL, ids=lambda task: task.name)
+def test_a_paired_difference_is_of_the_same_resamples(task: Task) -> None:
+    n = 120
+    truth, ours = simulated(task, n)
+    theirs = np.roll(ours, 1, axis=0)
+    where = (np.arange(n) % 3, np.arange(n) // 2)
+    metric = "mae" if task is AGE else "auroc"
+    given = {"n_resamples": 200, "seed": 4}
+    found = paired_difference(task, metric, truth, ours, theirs, *where, **given)
+    assert found is not None
+    one, other = (fold_summary(task, truth, p, *where, **given)[metric] for p in (ours, theirs))
+    assert found["mean"] == pytest.approx(one["mean"] - other["mean"])
+    assert found["folds"] == pytest.approx(np.subtract(one["folds"], other["folds"]))
+    same = paired_difference(task, metric, truth, ours, ours, *where, **given)
+    assert same is not None and same["ci95"] == [0.0, 0.0]
+
+
+def test_a_paired_interval_is_narrower_where_predictors_err_alike() -> None:
+    truth, ours = simulated(AGE, 300)
+    theirs = ours + np.random.default_rng(1).normal(0.5, 0.5, ours.shape)
+    where = (np.zeros(300, dtype=int), np.arange(300))
+    found = paired_difference(AGE, "mae", truth, ours, theirs, *where)
+    alone = fold_summary(AGE, truth, ours, *where)["mae"]
+    assert found is not None
+    assert np.ptp(found["ci95"]) < 0.3 * np.ptp(alone["ci95"])
+
+
+def test_where_a_metric_does_not_apply_there_is_no_difference() -> None:
+    prediction = np.full((6, 2), 0.5)
+    where = (np.zeros(6, dtype=int), np.arange(6))
+    for truth in (np.zeros(6), np.full(6, np.nan)):
+        assert paired_difference(GENDER, "auroc", truth, prediction, prediction, *where) is None

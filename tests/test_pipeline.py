@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import pytest
 from enecg.config import parse_config
 from enecg.errors import JobFailed, UserError
 from enecg.evaluation.metrics import score
+from enecg.evaluation.wording import with_interval
 from enecg.experiment import open_experiment
 from enecg.files import read_json
 from enecg.pipeline import run_stages
@@ -26,6 +28,8 @@ from enecg.records import RecordStore
 from enecg.stage1 import embed, jobs
 from enecg.stage1.feature_store import FeatureStore
 from enecg.stage1.jobs import train_experts
+from enecg.tasks import TASKS
+from enecg.validate import evaluate_file, labels_of
 from runs import job, settings, without_times, write_config
 
 ALL_STAGES = ["experts", "search", "ensemble"]
@@ -63,6 +67,11 @@ def test_results_hold_what_the_contract_promises(finished: Path) -> None:
     assert all(value > 0 for value in results["seconds"].values())
     assert results["peak_memory_mb"]["driver"] > 100
     assert results["peak_memory_mb"]["largest_worker"] > 100
+    for found in results["tasks"].values():
+        assert set(found["decisions"]) == {"0", "1", "all"}
+        assert {c["verdict"] for c in found["comparisons"].values()} <= {
+            "better", "worse", "the same", "no difference shown",
+        }  # fmt: skip
     for task, metrics in (
         ("rr_interval", {"mae", "mse", "r2"}),
         ("gender", {"accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece"}),
@@ -167,6 +176,61 @@ def test_predictions_from_a_store_and_from_wfdb_files_agree(
     assert (one["gender"] == np.where(one[probabilities[0]] > 0.5, "male", "female")).all()
 
 
+def test_a_bundle_is_validated_on_another_store(
+    finished: Path, synthetic_store: RecordStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On the records it was trained on it is said so; the figures are those of its predictions."""
+    bundle, output = finished / "run" / "bundle", tmp_path / "validation.json"
+    evaluate_file(bundle, synthetic_store.path, output)
+    found = read_json(output)
+    assert found["same_records"] is True and "flatter" in capfd.readouterr().err
+    assert set(found["tasks"]) == {"rr_interval", "gender", "rhythms"}
+    table = predict_store(bundle, synthetic_store)
+    for task in open_experiment(
+        parse_config(settings(synthetic_store.path, finished / "run"))
+    ).tasks:
+        columns = [f"{task.name}__p__{name}" for name in task.classes] or [task.name]
+        target = task.targets(synthetic_store.index[task.column])
+        scores = found["tasks"][task.name]["predictors"]["ensemble"]
+        for metric, value in score(task, target, table[columns].to_numpy(dtype=float)).items():
+            assert scores[metric]["mean"] == pytest.approx(value, rel=1e-6, abs=1e-9)
+            assert scores[metric]["ci95"][0] <= scores[metric]["ci95"][1]
+
+
+def test_a_bundle_that_does_not_fit_the_labels_is_refused_in_one_line(
+    finished: Path, synthetic_store: RecordStore
+) -> None:
+    other = copy.copy(synthetic_store)
+    other.index = synthetic_store.index.rename(columns={"gender": "sex"})
+    with pytest.raises(UserError, match=r"task gender: .* has no label column 'gender'"):
+        labels_of(TASKS["gender"], other)
+    other.index = synthetic_store.index.assign(gender="unknown")
+    with pytest.raises(UserError, match=r"no record of .* valid label .* knows male, female"):
+        labels_of(TASKS["gender"], other)
+    running = job(
+        "ray_jobs/evaluate.py", "--bundle", f"{finished}/run/bundle", "--records", "nowhere",
+        "--output", "x.json",
+    )  # fmt: skip
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 2
+    assert errors.startswith("error: ") and len(errors.splitlines()) == 1
+
+
+def test_the_bundle_is_complete(finished: Path) -> None:
+    for task in ("rr_interval", "gender", "rhythms"):
+        folder = finished / "run" / "bundle" / task
+        description = read_json(folder / "bundle.json")
+        facts = description["provenance"]
+        assert {"commit", "records", "config", "trained_on", "n_training", "way"} <= set(facts)
+        assert description["task"]["name"] == task
+        card = (folder / "model_card.md").read_text()
+        for part in ("## Experts", "## Results", "## Intended use", "## Limits", facts["way"]):
+            assert part in card
+        scores = results_of(finished)["tasks"][task]["predictors"]["ensemble"]
+        metric = "mae" if task == "rr_interval" else "auroc"
+        assert with_interval(scores[metric]) in card
+
+
 def test_one_failing_expert_does_not_stop_the_others(
     synthetic_store: RecordStore, tmp_path: Path
 ) -> None:
@@ -213,6 +277,8 @@ def test_a_run_killed_twice_goes_on_and_ends_as_if_never_stopped(
     ours, theirs = results_of(tmp_path), results_of(finished)
     theirs["config"]["stage1"]["checkpoint_seconds"] = 0
     assert without_times(ours) == without_times(theirs)
+    tables = [folder / "run/gate/trials.parquet" for folder in (tmp_path, finished)]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
+from scipy.special import expit
 
-from enecg.evaluation.figures import metric_figure
+from enecg.evaluation.comparisons import verdict_of
+from enecg.evaluation.figures import metric_figure, prediction_figure, reliability_figure
 from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.paper import draw_ecg
 from enecg.evaluation.report import write_report
+from enecg.evaluation.search_figures import LOSS, parameter_importance, search_figures
 from enecg.evaluation.table import results_table
-from enecg.evaluation.wording import best, number, summary, with_interval
-from enecg.tasks import TASKS, Task
+from enecg.evaluation.wording import (
+    best,
+    comparison_sentences,
+    decision_sentence,
+    number,
+    summary,
+    with_interval,
+)
+from enecg.tasks import Task
+from problems import AGE, FINDINGS, GENDER, RHYTHM
 
-AGE, GENDER, RHYTHM = TASKS["age"], TASKS["gender"], TASKS["report_label"]
 SKILL = {"rocket": 0.9, "dlinear": 0.3, "uniform": 0.7, "ensemble": 1.0, "dummy": 0.0}
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -30,6 +41,9 @@ def predicted(task: Task, skill: float, n: int = 120) -> tuple[np.ndarray, np.nd
     if task.kind == "regression":
         truth = rng.normal(50, 15, n)
         return truth, (50 + skill * (truth - 50))[:, None]
+    if task.kind == "multilabel":
+        holds = rng.integers(0, 2, (n, task.width))
+        return holds.astype(float), expit(rng.normal(4 * skill * (holds - 0.5)))
     truth = rng.integers(task.width, size=n)
     odds = np.exp(rng.normal(size=(n, task.width)) + 4 * skill * np.eye(task.width)[truth])
     return truth.astype(float), odds / odds.sum(axis=1, keepdims=True)
@@ -46,7 +60,7 @@ def results() -> dict[str, Any]:
         "hardware": {"cpus": 2, "processor": "Xeon <R>"},
         "seconds": {"train_experts": 12.34},
         "peak_memory_mb": {"train_experts": 900.0},
-        "config": {},
+        "config": {"experts": {"rocket": {}, "dlinear": {}}},
         "tasks": {
             task.name: {
                 "n": n,
@@ -60,6 +74,29 @@ def results() -> dict[str, Any]:
     }
 
 
+def trials(n: int = 24) -> pd.DataFrame:
+    """A search in which the temperature alone decides, after two plain gates."""
+    random = np.random.default_rng(1)
+    rows = []
+    for trial in range(n):
+        plain = trial < 2
+        row = {
+            "trial": trial, "finished": trial != 5, "scope": "every",
+            "leads": "II" if plain else str(random.choice(["II", "I+V1"])),
+            "experts": str(random.choice(["rocket", "dlinear", "rocket+dlinear"])),
+            "encoder": str(random.choice(["mlp", "conv"])), "joined": "nothing",
+            "depth": int(random.integers(3)), "width": 8, "top_k": 0, "weights_per": "record",
+            "mix": "logits", "balance": 0.0, "epochs": 0 if plain else 4,
+            "temperature": float(random.choice([0.5, 2.0])), "dropout": float(random.random()),
+            "learning_rate": 1e-3, "weight_decay": 0.1,
+        }  # fmt: skip
+        row[LOSS] = 1.0 if plain else 0.8 + 0.1 * row["temperature"] + 0.001 * random.random()
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table.loc[~table["finished"], LOSS] = np.nan
+    return table
+
+
 @pytest.fixture(scope="module")
 def html(results: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
@@ -70,6 +107,7 @@ def html(results: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> s
         tasks,
         out_of_sample={task.name: predicted(task, 1.0) for task in tasks},
         gate_weights={"age": {"rocket": 0.8, "dlinear": 0.2}},
+        trials=trials(),
         drawings={"Record 7 <script>": PNG},
     )
     return path.read_text(encoding="utf-8")
@@ -89,7 +127,68 @@ def test_the_report_needs_nothing_from_outside(html: str) -> None:
     outside = r"""(?:src|href)=["'](?!data:)|<script|<link|@import|url\(|https?://"""
     assert re.findall(outside, html) == []
     assert html.count("data:image/png;base64,") == 1
-    assert html.count("data:image/svg+xml;base64,") == 3 + 3 + 1  # metric, predictions, weights
+    # Metric and predictions of each task, reliability of those of classes, weights; the search.
+    assert html.count("data:image/svg+xml;base64,") == 3 + 3 + 2 + 1 + 4
+
+
+def test_what_the_loss_depended_on_is_found() -> None:
+    table = trials()
+    drawn = table[table["finished"] & (table["epochs"] > 0)]
+    shares = parameter_importance(drawn)
+    assert next(iter(shares)) == "temperature" and shares["temperature"] > 0.8
+    assert set(shares) == {"leads", "experts", "encoder", "depth", "temperature", "dropout"}
+    assert parameter_importance(drawn[:5]) == {}, "too few to tell"
+    assert parameter_importance(drawn.assign(**{LOSS: 1.0})) == {}
+
+
+def test_a_search_of_one_expert_and_plain_gates_alone_can_be_drawn() -> None:
+    [*captions] = search_figures(trials()[:2], ["rocket"])
+    assert len(captions) == 1 and "best so far" in captions[0]
+
+
+@pytest.mark.parametrize("task", [GENDER, RHYTHM, FINDINGS], ids=lambda task: task.name)
+def test_reliability_can_be_drawn_for_few_records_and_many(task: Task) -> None:
+    for n in (1, 14, 300):
+        truth, prediction = predicted(task, 0.5, n)
+        assert reliability_figure(task, truth, prediction).startswith(b"<?xml")
+        assert prediction_figure(task, truth, prediction).startswith(b"<?xml")
+
+
+def comparison(low: float, high: float, metric: str = "mae") -> dict[str, Any]:
+    summary_ = {"mean": (low + high) / 2, "std": 0.0, "folds": [], "ci95": [low, high]}
+    return {
+        "against": "rocket", "metric": metric, "difference": summary_,
+        "verdict": verdict_of(metric, [low, high]),
+    }  # fmt: skip
+
+
+def test_verdicts_are_plain() -> None:
+    found = {"best_expert": comparison(-0.5, -0.1), "uniform": comparison(-0.2, 0.4)}
+    found["stacking"] = comparison(0.01, 0.03, "auroc")
+    better, unclear, higher = comparison_sentences(AGE, found)
+    assert better == (
+        "Against the best expert (rocket): MAE differs by −0.300 [−0.500, −0.100] years – better."
+    )
+    assert unclear.endswith("+0.100 [−0.200, +0.400] years – no difference shown.")
+    assert higher.startswith("Against stacking: AUROC") and higher.endswith("better.")
+    assert verdict_of("auroc", [-0.03, -0.01]) == "worse"
+    assert verdict_of("mae", [0.1, 0.2]) == "worse"
+    same = comparison(0, 0) | {"verdict": "the same"}
+    assert comparison_sentences(AGE, {"uniform": same}) == [
+        "Against the uniform mean: the same predictions."
+    ]
+
+
+def test_the_report_says_where_a_plain_baseline_was_as_good() -> None:
+    decision = {
+        "way": "stacking", "losses": {}, "gain_of_gates": 0.001, "standard_error": 0.01,
+        "calibration": "temperature",
+    }  # fmt: skip
+    gated = decision | {"way": "greedy", "gain_of_gates": 0.2}
+    text = decision_sentence({"0": gated, "1": decision, "all": decision})
+    assert text.startswith("A plain baseline is as good as the gates, so the rule takes it")
+    assert "`stacking`" in text and "greedy 1, stacking 1" in text and "temperature" in text
+    assert decision_sentence({"0": gated, "all": gated}).startswith("The bundle's ensemble is of")
 
 
 def test_names_are_escaped(html: str) -> None:

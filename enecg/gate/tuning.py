@@ -158,11 +158,12 @@ def run_optuna(
     float
         Peak memory of the largest trial process in MB.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     backend = JournalFileBackend(str(folder / STUDIES))
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
         study_name=f"gates of scope {scope}",
-        sampler=optuna.samplers.TPESampler(seed=arrays.seed, multivariate=True),
+        sampler=optuna.samplers.TPESampler(seed=arrays.seed),
         direction="minimize",
         load_if_exists=True,
     )

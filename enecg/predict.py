@@ -64,21 +64,24 @@ def predict_file(bundle: Path, source: Path, output: Path) -> None:
 
 def _write(bundle: Path, store: RecordStore, output: Path) -> int:
     """Write predictions as they come; return how many there are."""
+    if store.index.empty:
+        raise UserError(f"{store.uri}: this record store has no records")
+    words = {"record_id", "subject_id"}
+    words |= {b.task.name for b in load_bundles(bundle) if b.task.kind != "regression"}
     writer: pq.ParquetWriter | None = None
     count = 0
     with replacing(output) as temporary:
         try:
             for part in predictions(bundle, store):
-                table = pa.Table.from_pandas(part, preserve_index=False)
-                if writer is None:
-                    writer = pq.ParquetWriter(temporary, table.schema)
+                # Told, not inferred: in some part a task may have no answer at all.
+                kinds = {n: pa.string() if n in words else pa.float32() for n in part.columns}
+                table = pa.Table.from_pandas(part, pa.schema(kinds), preserve_index=False)
+                writer = writer or pq.ParquetWriter(temporary, table.schema)
                 writer.write_table(table)
                 count += len(part)
         finally:
             if writer is not None:
                 writer.close()
-        if writer is None:
-            raise UserError(f"{store.uri}: this record store has no records")
     return count
 
 

@@ -163,10 +163,11 @@ def run_optuna(
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
         study_name=f"gates of scope {scope}",
-        sampler=optuna.samplers.TPESampler(seed=arrays.seed),
         direction="minimize",
         load_if_exists=True,
     )
+    # A study gone on with must not be proposed its first trials again.
+    study.sampler = optuna.samplers.TPESampler(seed=arrays.seed + len(study.trials))
     running = optuna.trial.TrialState.RUNNING
     for left in study.get_trials(states=(running,)):  # whoever ran these is gone
         study.tell(left.number, state=optuna.trial.TrialState.FAIL)

@@ -55,7 +55,7 @@ def test_two_experts_of_one_kind_answer_under_their_own_names(tmp_path: Path) ->
         AGE,
         list(names),
         {"rocket": (ROCKET, first), "again": (seeds, second)},
-        GateEnsemble([(1, gate(names, depth=0))]),
+        GateEnsemble([(1, gate(AGE, names, depth=0))]),
         {},
     )
     made.save(tmp_path / "b")

@@ -16,9 +16,13 @@ from enecg.config import Config, parse_config
 from enecg.errors import UserError
 from enecg.gate import tuning
 from enecg.gate.search import run_trials, trials_table
+from enecg.gate.space import Space, plain_choices
 from enecg.gate.trial import Arrays, cross_validate
-from enecg.gate.tuning import OBJECTIVE, STUDIES, TUNE
+from enecg.gate.tuning import OBJECTIVE, STUDIES, TUNE, Trial, run_given, run_optuna
 from enecg.nested import Nested
+from enecg.progress import Counter
+from enecg.spaces import Chance
+from enecg.stage1.adapted import save_outputs
 from problems import AGE, FINDINGS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -97,39 +101,48 @@ def test_what_has_run_is_not_run_again(arrays: Arrays, tmp_path: Path) -> None:
         assert (path.stat().st_mtime_ns == kept[path]) == (path != lost)
 
 
-def test_optuna_searches_each_scope_alone_and_goes_on_where_it_stopped(
+def progress() -> Counter:
+    return Counter("gate search", 1, "trials", None)
+
+
+def test_optuna_searches_one_scope_and_goes_on_where_it_stopped(
     arrays: Arrays, tmp_path: Path
 ) -> None:
-    two, _ = run_trials(config(tmp_path, searcher="optuna", trials=2), tmp_path, arrays)
-    assert [len(trial.scopes) for trial in two] == [3] * 3 + [1] * 6
+    def search(trials: int) -> list[Trial]:
+        gate = config(tmp_path, searcher="optuna", trials=trials).gate
+        space = Space(Path(gate.space), arrays.experts)
+        found, peak = run_optuna("1", space, tmp_path, arrays, gate, progress())
+        assert peak > 50
+        return found
+
+    two = search(2)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / STUDIES)))
     left = optuna.load_study(study_name="gates of scope 1", storage=storage).ask()
-    four, _ = run_trials(config(tmp_path, searcher="optuna", trials=4), tmp_path, arrays)
-    for scope in ("0", "1", "all"):
-        of_scope = [trial for trial in four if trial.scopes == (scope,)]
-        assert len(of_scope) == 4
-        assert of_scope[:2] == [trial for trial in two if trial.scopes == (scope,)]
-        study = optuna.load_study(study_name=f"gates of scope {scope}", storage=storage)
-        complete = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-        assert len({trial.value for trial in complete}) > 1
-        if scope == "1":  # what a killed search left running is given up
-            assert study.trials[left.number].state == optuna.trial.TrialState.FAIL
+    four = search(4)
+    assert four[:2] == two and len(set(four)) == 4
+    assert {trial.scopes for trial in four} == {("1",)}
     assert all(trial.path(tmp_path).exists() for trial in four)
+    study = optuna.load_study(study_name="gates of scope 1", storage=storage)
+    # What a killed search left running is given up.
+    assert study.trials[left.number].state == optuna.trial.TrialState.FAIL
+    complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert all(trial.value is not None and 0 < trial.value < 5 for trial in complete)
 
 
 def test_asha_stops_some_and_those_leave_no_predictions(arrays: Arrays, tmp_path: Path) -> None:
-    trials, _ = run_trials(config(tmp_path, scheduler="asha", trials=6), tmp_path, arrays)
-    assert [len(trial.scopes) for trial in trials] == [3] * 3 + [1] * 18
+    gate = config(tmp_path, scheduler="asha", trials=8, max_parallel=1).gate
+    space = Space(Path(gate.space), arrays.experts)
+    trials = [Trial(space.draw(Chance(3, number)), ("1",)) for number in range(8)]
+    run_given("scope-1", trials, tmp_path, arrays, gate, progress())
     finished = [trial.path(tmp_path).exists() for trial in trials]
-    assert all(finished[:3])
-    for scope in ("0", "1", "all"):
-        of_scope = [f for f, t in zip(finished, trials, strict=True) if t.scopes == (scope,)]
-        assert any(of_scope)
-    assert not all(finished)
-    table = trials_table(tmp_path, trials, arrays)
-    assert len(table) == 21
-    assert table["finished"].tolist() == finished
-    assert table[OBJECTIVE].isna().tolist() == [not f for f in finished]
+    assert any(finished) and not all(finished)
+    plain = [Trial(choice, arrays.nested.scopes) for choice in plain_choices(arrays.experts)]
+    for trial in plain:
+        save_outputs(trial.path(tmp_path), cross_validate(trial.choice, arrays, trial.scopes))
+    table = trials_table(tmp_path, [*plain, *trials], arrays)
+    assert table["finished"].tolist() == [True] * 3 + finished
+    assert table[OBJECTIVE].isna().tolist() == [False] * 3 + [not f for f in finished]
+    assert table["scope"].tolist() == ["every"] * 3 + ["1"] * 8
 
 
 def test_as_many_trials_at_a_time_as_there_are_cpus(

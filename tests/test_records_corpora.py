@@ -242,6 +242,7 @@ def test_code_15_sex_and_part_may_be_empty(tmp_path: Path) -> None:
     (tmp_path / "exams.csv").write_text(head + "\n".join(rows))
     table = listed("code-15", tmp_path).table
     assert table["gender"].tolist() == ["male", "female", None]
+    assert table["report_label"].tolist() == ["AFIB", None, None]  # without normal_ecg none is SR
     assert table["path"].tolist() == ["p.hdf5/1", "p.hdf5/2", ""]
     with pytest.raises(Rejected, match="names no file"):
         sources.get("code-15").read(tmp_path, "")

@@ -61,10 +61,10 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
             f"{corpus.uri}: CODE-15's files hold 20,000 exams each; copy them to a disk"
         )
     flags = pd.DataFrame({name: _is_true(table[name]) for name in _CLASSES})
-    normal = _is_true(table["normal_ecg"]) if "normal_ecg" in table else pd.Series(False)
     rhythm = pd.Series([None] * len(table), dtype=object)
     for name, code in reversed(_RHYTHMS):
-        rhythm = rhythm.mask(normal if name == "normal_ecg" else flags[name], code)
+        if name in table:  # normal_ecg need not be
+            rhythm = rhythm.mask(_is_true(table[name]), code)
     male = _is_true(table["is_male"]).map({True: "male", False: "female"})
     listed = pd.DataFrame(
         {

@@ -48,7 +48,7 @@ class CanonicalRecord:
         are not the file's), in this order.
     requantisation_error_uv : float or None
         The largest difference, in µV, between a recorded lead (after resampling) and what is
-        stored of it; None where nothing was requantised.
+        stored of it; None where every lead holds the file's own samples.
     """
 
     signal_LT: npt.NDArray[np.int16]

@@ -189,12 +189,9 @@ def flag_of(values: pd.Series) -> pd.Series:
 
 
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of labels as people write them in the store's words: see the functions."""
-    tidied = without_sentinels(table)
-    for name, in_our_words in (("gender", gender_of), ("flag", flag_of)):
-        if name in tidied:
-            tidied[name] = in_our_words(tidied[name])
-    return tidied
+    """Return a table with `gender` and `flag` in the store's words."""
+    words = (("gender", gender_of), ("flag", flag_of))
+    return table.assign(**{name: said(table[name]) for name, said in words if name in table})
 
 
 def listing_from(table: pd.DataFrame, origin: Place, notes: Iterable[str] = ()) -> Listing:

@@ -11,7 +11,13 @@ import pandas as pd
 
 from enecg.errors import UserError
 from enecg.records.corpus import Corpus
-from enecg.records.sources.listing import Listing, Source, listing_from, tidy
+from enecg.records.sources.listing import (
+    Listing,
+    Source,
+    listing_from,
+    tidy,
+    without_sentinels,
+)
 from enecg.records.sources.report_lines import rhythm_of_line
 from enecg.records.sources.rhythms import RHYTHMS
 from enecg.storage import Place, open_file
@@ -47,7 +53,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         if key in table:
             stems = _text(table.pop(key)).fillna(stems)
             break
-    table = tidy(table.assign(subject_id=_text(table["subject_id"])))
+    table = tidy(without_sentinels(table.assign(subject_id=_text(table["subject_id"]))))
     if "report_label" in table:
         table["report_label"] = _rhythm(table["report_label"])
     return listing_from(table.assign(record_id=stems, path=paths), place)

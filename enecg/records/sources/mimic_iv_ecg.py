@@ -55,6 +55,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         notes.append(f"{corpus.uri}: no {MEASUREMENTS}, so no rr_interval and no report_label")
     if labels is not None:
         listed, more = with_labels(listed, labels, "study_id", corpus)
+        listed = without_sentinels(listed)
         notes += more
     return listing_from(listed, path, notes)
 

@@ -175,7 +175,7 @@ def test_a_signal_path_may_not_climb_out(tmp_path: Path, name: str) -> None:
     with pytest.raises(Rejected) as caught:
         read_listed(tmp_path / "in", "a")
     assert caught.value.reason == "unreadable header"
-    for listed in ("../in/a", str(path), "", "b/../../in/a"):
+    for listed in ("../in/a", str(path), "b/../../in/a"):
         with pytest.raises(Rejected, match="outside of the corpus"):
             read_listed(tmp_path / "in", listed)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import ray
 from rich.console import Console
@@ -44,7 +46,7 @@ def test_a_log_gets_a_line_per_change_and_what_was_told(
 
 
 def test_the_table_shows_what_is_known() -> None:
-    console = Console(width=100, record=True, quiet=True)
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(board_table({"moment": Standing("inner models", 3, 20, 1234.4, 0.25, 1500.0)}))
     text = console.export_text()
     for part in ("moment", "inner models", "3 of ≤ 20", "1,234", "0.2500", "1.5 GB"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ import ray
 from enecg.cluster import check_shared
 from enecg.errors import UserError
 from enecg.stage1.plan import cluster_nodes
-from runs import REPOSITORY
 
 
 @pytest.fixture
@@ -53,13 +51,3 @@ def test_storage_that_is_not_shared_is_refused_by_name(
         check_shared(tmp_path / "shared", second_machine)
     left = [path for folder in (tmp_path / "shared", second_machine) for path in folder.iterdir()]
     assert left == []
-
-
-def test_a_machine_is_lost_another_joins_and_the_result_is_the_same() -> None:
-    """Two workers, each on a machine of its own; one machine's raylet is killed."""
-    done = subprocess.run(
-        [sys.executable, "benchmarks/faults.py", "raylet"],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=800, env=dict(os.environ),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "the same outputs, bit for bit" in done.stdout, done.stdout + done.stderr[-3000:]

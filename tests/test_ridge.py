@@ -66,7 +66,8 @@ def test_a_head_answers_in_the_tasks_unit_and_with_probabilities() -> None:
 def test_each_of_several_labels_gets_probabilities_of_its_own() -> None:
     random = np.random.default_rng(3)
     f_RD = torch.from_numpy(random.normal(size=(400, 8))).float()
-    holds_RC = (f_RD[:, 2:5] + 0.3 * torch.randn(400, 3) > torch.tensor([0.0, 1.0, 9.0])).double()
+    noise_RC = torch.from_numpy(random.normal(0, 0.2, (400, 3)))
+    holds_RC = (f_RD[:, 2:5] + noise_RC > torch.tensor([0.0, 1.0, 9.0])).double()
     head = fit_ridge(f_RD, holds_RC, torch.arange(400) % 5, FINDINGS)
     answer = head.answer(head(f_RD)).detach()
     assert ((answer > 0.5) == holds_RC.bool()).double().mean(0).min() > 0.9

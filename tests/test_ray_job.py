@@ -72,7 +72,7 @@ def test_pipeline_as_a_submitted_job(
             Path(sys.executable).parent / "ray", "job", "submit", "--address", head,
             "--working-dir", ".", "--", "python", "ray_jobs/pipeline.py", "--config", config,
         ],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=280,
+        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=900,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout[-3000:]
     assert "joined the Ray cluster" in submitted.stdout

@@ -100,8 +100,13 @@ def compared(found: np.ndarray | None, known: np.ndarray | None) -> str:
     return "the same outputs to 1e-4" if np.allclose(found, known, atol=1e-4) else "OTHER OUTPUTS"
 
 
-def strike(run: Run, ready: Callable[[], bool], blow: Callable[[], None]) -> None:
-    """Train, strike once when ready, and note when it has mended."""
+def strike(
+    run: Run,
+    ready: Callable[[], bool],
+    blow: Callable[[], None],
+    relief: Callable[[], Any] | None = None,
+) -> None:
+    """Train, strike once when ready, bring relief 5 s later, and note when it has mended."""
     running = threading.Thread(target=run.train, daemon=True)
     running.start()
     while running.is_alive():
@@ -115,6 +120,9 @@ def strike(run: Run, ready: Callable[[], bool], blow: Callable[[], None]) -> Non
                 pass
         if run.struck and (run.folder / "slow").exists():
             (run.folder / "slow").unlink(missing_ok=True)
+        if run.struck and relief is not None and time.monotonic() - run.struck >= 5:
+            relief()
+            relief = None
         if run.struck and not run.mended and set(run.processes()) - run.before:
             run.mended = time.monotonic()
         time.sleep(0.02)
@@ -148,11 +156,12 @@ def raylet(run: Run, cluster: Cluster) -> None:
     while len([n for n in ray.nodes() if n["Alive"]]) < 2:
         time.sleep(0.2)
 
-    def blow() -> None:
-        cluster.remove_node(doomed, allow_graceful=False)
-        threading.Timer(5, lambda: cluster.add_node(num_cpus=2)).start()
-
-    strike(run, lambda: at_a_checkpoint(run), blow)
+    strike(
+        run,
+        lambda: at_a_checkpoint(run),
+        lambda: cluster.remove_node(doomed, allow_graceful=False),
+        lambda: cluster.add_node(num_cpus=2),
+    )
 
 
 def damaged_checkpoint(run: Run, cluster: Cluster) -> None:

@@ -118,9 +118,7 @@ def memory(folder: Path) -> None:
 
 def delivery(folder: Path) -> None:
     """Records per second, once started."""
-    import ray
-
-    from enecg.cluster import connect
+    from enecg.cluster import connect, read_parquet
     from enecg.records.store import decode
 
     store = make_store(folder / "store", 6000)
@@ -135,7 +133,7 @@ def delivery(folder: Path) -> None:
         return n / (time.monotonic() - started)
 
     def by_ray() -> float:
-        dataset = ray.data.read_parquet(shards, columns=columns)
+        dataset = read_parquet(shards, columns)
         started, n = 0.0, 0
         for batch in dataset.iter_batches(batch_size=256, batch_format="numpy"):
             decode(batch)

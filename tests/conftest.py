@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -13,6 +15,7 @@ import torch
 from enecg.records import RecordStore
 from enecg.records.convert import convert
 from enecg.records.synthetic import write_synthetic_cohort
+from enecg.stage1.jobs import train_experts
 
 torch.set_num_threads(1)  # workers of the same machine are at work beside the tests
 
@@ -29,12 +32,18 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def extra_experts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def extra_experts() -> Iterator[None]:
     """The tests' experts, loadable in this process while a test runs."""
+    with _extra_experts():
+        yield
+
+
+@contextmanager
+def _extra_experts() -> Iterator[None]:
     import enecg.experts
 
     folder = str(Path(__file__).parent / "extra_experts")
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(enecg.experts, "__path__", [*enecg.experts.__path__, folder])
         enecg.experts._classes.cache_clear()
         yield
@@ -56,3 +65,15 @@ def synthetic_store(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("synthetic")
     labels = write_synthetic_cohort(folder / "wfdb", n_records=72, seed=3)
     return convert("wfdb", folder / "wfdb", folder / "store", labels)
+
+
+@pytest.fixture(scope="session")
+def calm_outputs(synthetic_store: RecordStore, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Outputs of the probe, trained whole by two workers that nothing strikes."""
+    from struck import experiment_in, outputs_of
+
+    with _extra_experts():
+        folder = tmp_path_factory.mktemp("calm")
+        experiment = experiment_in(folder, synthetic_store, "full", workers=2)
+        train_experts(experiment)
+        return outputs_of(experiment)

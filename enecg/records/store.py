@@ -146,12 +146,12 @@ class RecordStore:
         shards : collection of str, optional
             Names of the files to read; all by default.
         """
-        import ray.data
+        from enecg.cluster import read_parquet
 
-        return ray.data.read_parquet(
+        return read_parquet(
             [self.folder.key(n) for n in self.shards if shards is None or n in shards],
-            filesystem=self.folder.filesystem if self.folder.remote else None,
-            columns=list(columns),
+            columns,
+            self.folder.filesystem if self.folder.remote else None,
         )
 
     def signals(

@@ -12,10 +12,11 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.table import Table
 
 from enecg import __version__, experts
-from enecg.cluster import check_shared, peak_memory_mb
+from enecg.cluster import check_shared, peak_memory_mb, read_parquet
 from enecg.config import Config
 from enecg.errors import JobFailed, UserError, last_line
 from enecg.experiment import Experiment
@@ -27,7 +28,7 @@ from enecg.stage1.board import Board, watch
 from enecg.stage1.embed import BATCH, Decoder, compute_features, missing
 from enecg.stage1.feature_store import FeatureStore
 from enecg.stage1.head_space import head_choices
-from enecg.stage1.plan import Job, job_of, plan_table, startable
+from enecg.stage1.plan import Job, job_of, plan_table, shortage, startable
 from enecg.stage1.worker import FAILED, MICRO_BATCH, train_expert
 
 RESTARTS = 3
@@ -161,13 +162,29 @@ def train_experts(experiment: Experiment) -> None:
             datasets[name], peaks[name] = _inputs(experiment, work)
         except Exception as error:  # one expert's failure must not stop the others
             failures[name] = last_line(error)
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # With the driver: it must not go down with a machine that the jobs survive.
+    board: Any = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
     waiting = [work for work in todo if work.job.name in datasets]
     for work in waiting:
         board.post.remote(work.job.name, state="waiting for room")
     running: dict[str, tuple[Work, Future[None]]] = {}
     limit = most_side_by_side(config)
     pool = ThreadPoolExecutor(len(todo))
+    short: set[str] = set()
+
+    def mind_lost_machines(jobs: list[Job]) -> None:
+        """Say so where a job waits for a machine: Ray starts it again as soon as one joins."""
+        for job in jobs:
+            lacks = shortage(job)
+            if lacks is not None and job.name not in short:
+                short.add(job.name)
+                board.post.remote(job.name, state="waiting for a machine")
+                say(f"{job.name}: waits for a machine to join; it needs {lacks}")
+            elif lacks is None and job.name in short:
+                short.remove(job.name)
+                board.post.remote(job.name, state="starting again")
+                say(f"{job.name}: there is room again")
 
     def advance() -> bool:
         """Start what has room, take note of what has ended; say whether all have."""
@@ -183,6 +200,7 @@ def train_experts(experiment: Experiment) -> None:
             waiting.remove(work)
             future = pool.submit(_run_job, config, work, datasets[job.name], peaks[job.name], board)
             running[job.name] = (work, future)
+        mind_lost_machines([*(w.job for w, _ in running.values()), *(w.job for w in waiting)])
         return not running and not waiting
 
     try:
@@ -218,7 +236,7 @@ def _inputs(experiment: Experiment, work: Work) -> tuple[Any, float]:
             )
         return signals, 0.0
     peak = compute_features(experiment.store, work.features, work.expert, settings)
-    return ray.data.read_parquet([str(path) for path in work.features.parts]), peak
+    return read_parquet([str(path) for path in work.features.parts]), peak
 
 
 def _run_job(config: Config, work: Work, dataset: Any, peak: float, board: Any) -> None:

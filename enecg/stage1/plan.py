@@ -123,6 +123,17 @@ def _without(gpus: list[float], wanted: float) -> list[float] | None:
     return None
 
 
+def shortage(job: Job) -> str | None:
+    """Return what a job needs and what there is, where the cluster is too small for it alone."""
+    nodes = cluster_nodes()
+    if fit_together([job], nodes):
+        return None
+    have = ", ".join(f"{node.cpus:g} CPUs and {node.gpus} GPUs" for node in nodes)
+    on = f" on {job.workers} machines (stage1.placement = strict_spread)" if job.apart else ""
+    needs = f"{job.workers + 1} CPUs and {job.workers * job.gpus:g} GPUs{on}"
+    return f"{needs}; the cluster has {have}"
+
+
 def startable(waiting: Sequence[Job], running: Sequence[Job], limit: int) -> list[Job]:
     """Return those of the waiting jobs that can start now, in order, beside the running ones."""
     if not waiting:
@@ -164,13 +175,8 @@ def job_of(experiment: Experiment, name: str, expert: Expert, to_embed: int, rat
     memory = _memory_mb(experiment, expert, settings)
     apart = config.stage1.placement == "strict_spread"
     job = Job(name, settings.adaptation, workers, gpus, apart, to_embed, memory, spent)
-    if not fit_together([job], nodes := cluster_nodes()):
-        have = ", ".join(f"{node.cpus:g} CPUs and {node.gpus} GPUs" for node in nodes)
-        on = f" on {workers} machines (stage1.placement = strict_spread)" if apart else ""
-        raise UserError(
-            f"stage1.workers = {workers} needs {workers + 1} CPUs and {workers * gpus:g} GPUs{on} "
-            f"for {name}; the cluster has {have}"
-        )
+    if (lacks := shortage(job)) is not None:
+        raise UserError(f"{name}: stage1.workers = {workers} needs {lacks}")
     return job
 
 

@@ -14,15 +14,13 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from enecg.bundle import Bundle, Predictor, load_bundles
+from enecg.bundle import AT_A_TIME, Bundle, Predictor, load_bundles
 from enecg.cluster import connect
 from enecg.errors import UserError
 from enecg.files import replacing
 from enecg.progress import counting, say
 from enecg.records.convert import convert
 from enecg.records.store import DESCRIPTION, RecordStore, decode
-
-BATCH = 64
 
 
 def predict_file(bundle: Path, source: Path, output: Path) -> None:
@@ -104,7 +102,7 @@ def predictions(bundle: Path, store: RecordStore) -> Iterator[pd.DataFrame]:
     dataset = store.dataset().map_batches(
         _PredictActor,
         fn_constructor_args=(bundle,),
-        batch_size=BATCH,
+        batch_size=AT_A_TIME,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_gpus=1 if gpus else 0,
     )
@@ -155,6 +153,7 @@ class _PredictActor:
     """Bundles in a Ray Data actor."""
 
     def __init__(self, bundle: Path) -> None:
+        torch.set_num_threads(1)  # with more, sums over threads would change the last bits
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.predictor = Predictor(load_bundles(bundle), device)
 

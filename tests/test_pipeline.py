@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -174,6 +175,29 @@ def test_predictions_from_a_store_and_from_wfdb_files_agree(
         holds = named.index[named == name]
         assert set(holds) == set(one.index[one[f"rhythms__p__{name}"] >= 0.5])
     assert (one["gender"] == np.where(one[probabilities[0]] > 0.5, "male", "female")).all()
+
+
+def test_a_record_is_predicted_the_same_in_any_company(
+    finished: Path, synthetic_store: RecordStore, tmp_path: Path
+) -> None:
+    """Every value of the table, bit for bit: a whole store, some of it turned round, one alone."""
+    bundle, wfdb = finished / "run" / "bundle", synthetic_store.path.parent / "wfdb" / "records"
+    predict_file(bundle, synthetic_store.path, tmp_path / "whole.parquet")
+    whole = pd.read_parquet(tmp_path / "whole.parquet").set_index("record_id")
+    whole = whole.drop(columns="subject_id")
+    for number, records in enumerate(([whole.index[40]], whole.index[[50, 33, 7]])):
+        for place, record in enumerate(records):
+            (tmp_path / f"some{number}" / str(place)).mkdir(parents=True)
+            for path in wfdb.glob(f"{record}.*"):
+                shutil.copy(path, tmp_path / f"some{number}" / str(place))
+        predict_file(bundle, tmp_path / f"some{number}", tmp_path / f"some{number}.parquet")
+        some = pd.read_parquet(tmp_path / f"some{number}.parquet")
+        assert [Path(name).name for name in some["record_id"]] == [*records]
+        pd.testing.assert_frame_equal(
+            some.drop(columns=["record_id", "subject_id"]),
+            whole.loc[[*records]].reset_index(drop=True),
+            check_exact=True,
+        )
 
 
 def test_a_bundle_is_validated_on_another_store(

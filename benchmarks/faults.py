@@ -9,6 +9,7 @@ ended with its one line. What is left is compared with a run that nothing struck
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -73,16 +74,18 @@ class Run:
     def train_folder(self) -> Path:
         return self.folder / "run" / "experts" / "probe" / "train"
 
-    def train(self) -> None:
-        values = {
+    def config(self) -> dict[str, Any]:
+        return {
             "records": str(self.store), "run_dir": str(self.folder / "run"), "tasks": ["gender"],
             "features": str(self.folder / "features"), "folds": 2, "inner_folds": 2,
             "experts": {"probe": {"adaptation": self.adaptation, "hooks": str(self.folder)}},
             "stage1": {"epochs": 4, "batch_size": 32, "heads": ["ridge"],
                        "checkpoint_seconds": 0} | self.settings,
         }  # fmt: skip
+
+    def train(self) -> None:
         try:
-            train_experts(open_experiment(parse_config(values)))
+            train_experts(open_experiment(parse_config(self.config())))
         except (JobFailed, UserError) as error:
             self.said = str(error)
 
@@ -149,6 +152,29 @@ def data_actor(run: Run, cluster: Cluster) -> None:
     strike(run, lambda: bool(run.processes()), lambda: kill_last(run))
 
 
+def driver(run: Run, cluster: Cluster) -> None:
+    run.prepare(0.3)
+    path = run.folder / "config.yaml"
+    path.write_text(json.dumps(run.config()))
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "ray_jobs/train_experts.py", "--config", path]
+        return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+
+    struck = start()
+    while not at_a_checkpoint(run):
+        time.sleep(0.02)
+    run.before, run.struck = set(run.processes()), time.monotonic()
+    struck.kill()
+    struck.wait()
+    (run.folder / "slow").unlink()
+    again = start()
+    while again.poll() is None and not set(run.processes()) - run.before - {again.pid}:
+        time.sleep(0.02)
+    run.mended = time.monotonic()
+    again.wait()
+
+
 def raylet(run: Run, cluster: Cluster) -> None:
     run.settings = {"workers": 2, "placement": "strict_spread"}
     run.prepare(0.3)
@@ -201,7 +227,7 @@ def _on_a_full_disk(run: Run, folder: Path, free: int) -> None:
         run.train()
         run.said, run.kept = said, run.outputs()
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def full_disk(run: Run, cluster: Cluster) -> None:
@@ -237,6 +263,7 @@ FAULTS: dict[str, Callable[[Run, Cluster], None]] = {
     "the same, newest checkpoint truncated": damaged_checkpoint,
     "data actor, kill -9": data_actor,
     "raylet, kill -9; another joins 5 s later": raylet,
+    "driver, kill -9; the same command at once": driver,
     "device out of memory (simulated)": out_of_memory,
     "disk full while features are written": full_disk,
     "disk full while a checkpoint is written": full_disk_of_checkpoints,

@@ -1,6 +1,6 @@
 """Stage 1's memory, delivery and workers, as ratios.
 
-    python benchmarks/stage1.py memory      peak memory at 1,000, 5,000 and 20,000 records
+    python benchmarks/stage1.py memory      peak anonymous memory at 1,000, 5,000, 20,000 records
     python benchmarks/stage1.py delivery    Ray Data against bare PyArrow on the same shards
     python benchmarks/stage1.py workers     one worker against two
 
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -70,8 +71,37 @@ def make_store(folder: Path, n: int) -> Path:
     return folder
 
 
+class Memory:
+    """Peaks of the anonymous memory of a process and its descendants, by looking often."""
+
+    def __init__(self, process: int) -> None:
+        self.root, self.driver, self.together = psutil.Process(process), 0.0, 0.0
+        self.others: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Take note of how much there is now, in MB."""
+        together = 0.0
+        for process in [self.root, *self.root.children(recursive=True)]:
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                name = process.cmdline()[0].split("(")[0].split(".")[0]
+            except (OSError, IndexError, psutil.Error):  # it has ended
+                continue
+            found = re.search(r"RssAnon:\s+(\d+) kB", status)
+            size = int(found[1]) * 1024 / 1e6 if found else 0.0
+            together += size
+            if process == self.root:
+                self.driver = max(self.driver, size)
+            elif name.startswith("ray::"):
+                self.others[name[5:]] = max(self.others.get(name[5:], 0.0), size)
+        self.together = max(self.together, together)
+
+
 def train(store: Path, run: Path, expert: dict[str, Any], **stage1: Any) -> dict[str, Any]:
-    """Run stage 1 in a process of its own; return the job's facts, and records/s of its epochs."""
+    """Run stage 1 in a process of its own.
+
+    Returns the job's facts, records/s of its epochs, and peaks of anonymous memory.
+    """
     config = {
         "records": str(store), "run_dir": str(run), "tasks": ["age", "gender"], "folds": 2,
         "inner_folds": 2, "experts": expert, "features": str(run.parent / f"{run.name}-features"),
@@ -81,20 +111,28 @@ def train(store: Path, run: Path, expert: dict[str, Any], **stage1: Any) -> dict
     path = run.parent / f"{run.name}.yaml"
     path.write_text(json.dumps(config))
     root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(
-        [sys.executable, "ray_jobs/train_experts.py", "--config", path],
-        cwd=root, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(root)},
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
+    log = path.with_suffix(".log")
+    with open(log, "w") as said:
+        running = subprocess.Popen(
+            [sys.executable, "ray_jobs/train_experts.py", "--config", path],
+            cwd=root, stdout=said, stderr=said, env=os.environ | {"PYTHONPATH": str(root)},
+        )  # fmt: skip
+    memory = Memory(running.pid)
+    while running.poll() is None:
+        memory.look()
+        time.sleep(0.3)
+    if running.returncode:
+        raise SystemExit(log.read_text()[-3000:])
     facts: dict[str, Any] = json.loads(next(run.glob("experts/*/done.json")).read_text())
-    rates = re.findall(r"([\d,]+) records/s", done.stderr)
-    return facts | {"rates": [float(rate.replace(",", "")) for rate in rates]}
+    rates = re.findall(r"([\d,]+) records/s", log.read_text())
+    return facts | {"rates": [float(rate.replace(",", "")) for rate in rates], "memory": memory}
 
 
 def memory(folder: Path) -> None:
-    """Peak memory of driver and largest worker, frozen and trained."""
+    """Peak anonymous memory of the driver, the Train worker, any other process, and all together.
+
+    The frozen backbone's heads are `ridge` and `ffn`.
+    """
     table = []
     experts: dict[str, dict[str, Any]] = {
         "frozen (rocket, 40 kernels)": {"rocket": {"kernels": 40}},
@@ -103,13 +141,17 @@ def memory(folder: Path) -> None:
     for n in (1000, 5000, 20000):
         store = make_store(folder / f"store-{n}", n)
         for name, expert in experts.items():
-            facts = train(store, folder / f"run-{n}-{next(iter(expert))}", expert, epochs=1)
+            facts = train(store, folder / f"run-{n}-{next(iter(expert))}", expert, epochs=1,
+                          heads=["ridge", "ffn"])  # fmt: skip
+            peaks: Memory = facts["memory"]
+            trainer = peaks.others.pop("RayTrainWorker", 0.0)
+            largest = max(peaks.others, key=lambda name: peaks.others[name])
             table.append(
                 {
-                    "records": n, "expert": name,
-                    "driver_mb": round(facts["driver_peak_memory_mb"]),
-                    "largest_worker_mb": round(facts["worker_peak_memory_mb"]),
-                    "seconds": facts["seconds"],
+                    "records": n, "expert": name, "driver_mb": round(peaks.driver),
+                    "train_worker_mb": round(trainer),
+                    "largest_other": f"{largest} {peaks.others[largest]:.0f}",
+                    "all_processes_mb": round(peaks.together), "seconds": facts["seconds"],
                 }
             )  # fmt: skip
             print(json.dumps(table[-1]), flush=True)

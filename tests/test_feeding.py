@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +65,30 @@ def test_a_sweep_gives_every_record_to_exactly_one_worker(held_bytes: int) -> No
         row for rank in range(3) for rows, _ in feed(rank, 3, held_bytes).sweep(7) for row in rows
     ]
     assert sorted(met) == list(range(50))
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_what_is_held_is_in_a_file_and_memory_does_not_grow(augmented: bool) -> None:
+    n, width = 20_000, 1_000
+
+    def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, n, 16):
+            rows = np.arange(start, min(start + 16, n))
+            yield rows, np.repeat(rows[:, None], width, 1).astype(np.float32)
+
+    large = Feed(stream, torch.from_numpy, n, 4 * width, 3)
+    if augmented:
+        large.augment = lambda inputs, rows, epoch: inputs
+    before = _anonymous_mb()
+    held = large.hold()
+    assert held.shape == (n, width) and held[-1, 0] == n - 1
+    assert _anonymous_mb() - before < 4 * n * width / 1e6 / 4
+
+
+def _anonymous_mb() -> float:
+    """Memory of this process that no file stands behind."""
+    [kb] = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kb) * 1024 / 1e6
 
 
 def test_batch_sizes_are_those_of_an_epoch() -> None:

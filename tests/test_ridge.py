@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from enecg.stage1 import ridge
+from enecg.stage1.heads import Head, spread
 from enecg.stage1.ridge import _Tall, _Wide, calibrate, fit_ridge
 from problems import AGE, FINDINGS, GENDER
 
@@ -93,3 +94,22 @@ def test_a_feature_that_was_constant_but_once_cannot_carry_a_prediction_away() -
     new[0, 7] = 10.0
     moved = head.answer(head(new)) - head.answer(head(f_RD[:1]))
     assert abs(float(moved)) < 10
+
+
+@pytest.mark.parametrize(("n", "width"), [(40, 6), (3_000, 515), (700, 2_113)])
+def test_rows_of_a_larger_array_give_the_same_head_bit_for_bit(n: int, width: int) -> None:
+    """Features are looked at part by part; their scale is what it is when they are taken whole."""
+    random = np.random.default_rng(n)
+    scale_D = random.uniform(0.1, 10, width)
+    f_ND = torch.from_numpy(random.normal(3, scale_D, (n + 50, width)).astype(np.float32))
+    row_R = torch.from_numpy(random.permutation(n + 50)[:n])
+    head = Head(width, AGE, ())
+    head.scale_features(f_ND, row_R)
+    torch.testing.assert_close(head.feature_mean, f_ND[row_R].mean(0), rtol=0, atol=0)
+    torch.testing.assert_close(head.feature_std, spread(f_ND[row_R]), rtol=0, atol=0)
+    if n < 2_000:
+        age_R, part_R = 50 + 10 * f_ND[row_R, 0], torch.arange(n) % 5
+        found = fit_ridge(f_ND, age_R, part_R, AGE, row_R=row_R)
+        known = fit_ridge(f_ND[row_R], age_R, part_R, AGE)
+        for name, value in known.state_dict().items():
+            torch.testing.assert_close(found.state_dict()[name], value, rtol=0, atol=0)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enecg.errors import JobFailed
+from enecg.errors import JobFailed, one_line
 from enecg.experts.contract import Expert
 from enecg.files import read_json, replacing, write_json
 
@@ -76,7 +76,7 @@ class FeatureStore:
         Raises
         ------
         JobFailed
-            A feature is not finite, or too large for float16.
+            A feature is not finite, or too large for float16; or the part cannot be written.
         """
         with np.errstate(over="ignore"):
             stored_BD = np.ascontiguousarray(f_BD, dtype=self.format)
@@ -88,8 +88,13 @@ class FeatureStore:
         table = pa.table({"physical_sha256": pa.array(keys, pa.string()), "features": tensor})
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:24]
         path = self.folder / f"part-{name}.parquet"
-        with replacing(path) as temporary:
-            pq.write_table(table, temporary, compression="none", use_dictionary=False)
+        try:
+            with replacing(path) as temporary:
+                pq.write_table(table, temporary, compression="none", use_dictionary=False)
+        except OSError as error:  # a full disk, a lost mount
+            raise JobFailed(
+                f"features cannot be kept in {self.folder}: {one_line(error)}"
+            ) from error
         return path
 
     def note_rate(self, records_per_second: float) -> None:

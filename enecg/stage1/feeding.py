@@ -8,12 +8,15 @@ workers there are.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 Rows = npt.NDArray[np.int64]
@@ -21,7 +24,9 @@ Rows = npt.NDArray[np.int64]
 WINDOW = 2048
 """Records that are shuffled together."""
 HELD_BYTES = 2 * 10**9
-"""Prepared inputs up to this size stay in memory after the first pass; larger ones stream."""
+"""Prepared inputs up to this size stay in a file after the first pass; larger ones stream."""
+PREPARED = 256
+"""Records that are prepared at a time for that file."""
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
@@ -70,19 +75,22 @@ class Feed:
     _held: Any = field(default=None, init=False)
 
     def hold(self, at_any_size: bool = False) -> Any:
-        """Keep all inputs in memory, in row order, if they are small enough: prepared ones.
+        """Keep all inputs in a file, in row order, if they are small enough: prepared ones.
 
-        With ``augment``, raw ones, since their preparation differs from epoch to epoch.
+        With ``augment``, raw ones, since their preparation differs from epoch to epoch. What this
+        returns is the file, mapped into memory: the system holds as much of it there as it has
+        room for, and no more.
         """
         if self._held is None and (at_any_size or self.bytes_each * self.n <= self.held_bytes):
             for rows, raw in self.stream():
-                everything = raw[np.arange(len(rows))]
-                inputs = self.prepare(everything) if self.augment is None else everything
-                if self._held is None:
-                    make = inputs.new_empty if isinstance(inputs, Tensor) else np.empty
-                    kind = {} if isinstance(inputs, Tensor) else {"dtype": inputs.dtype}
-                    self._held = make((self.n, *inputs.shape[1:]), **kind)
-                self._held[rows] = inputs
+                for start in range(0, len(rows), PREPARED):
+                    places = np.arange(start, min(start + PREPARED, len(rows)))
+                    inputs = raw[places]
+                    if self.augment is None:
+                        inputs = self.prepare(inputs)
+                    if self._held is None:
+                        self._held = _in_a_file(self.n, inputs)
+                    self._held[rows[places]] = inputs
         return self._held
 
     def epoch(self, epoch: int, batch_size: int) -> Iterator[tuple[Rows, Rows, Tensor]]:
@@ -115,3 +123,13 @@ class Feed:
 
     def _ready(self, inputs: Any) -> Tensor:
         return inputs if isinstance(inputs, Tensor) else self.prepare(inputs)
+
+
+def _in_a_file(n: int, like: Any) -> Any:
+    """Room for ``n`` inputs in a nameless file in the temporary folder, as one array or tensor."""
+    one = like[:1].numpy() if isinstance(like, Tensor) else like[:1]
+    with tempfile.TemporaryFile(prefix="enecg-inputs-") as file:
+        # Now, since a disk that gets full later would end the process without a word.
+        os.posix_fallocate(file.fileno(), 0, max(1, n * one.nbytes))
+        held = np.memmap(file, one.dtype, "r+", shape=(n, *one.shape[1:]))
+    return torch.from_numpy(held) if isinstance(like, Tensor) else held

@@ -55,10 +55,12 @@ class Head(nn.Module):
         layers.append(nn.Linear(hidden[-1] if hidden else width_in, task.width))
         self.layers = nn.Sequential(*layers)
 
-    def scale_features(self, f_BD: Tensor) -> None:
-        """Take the features' mean and deviation from training records."""
-        self.feature_mean.copy_(f_BD.mean(0))
-        self.feature_std.copy_(spread(f_BD))
+    def scale_features(self, f_ND: Tensor, row_B: Tensor) -> None:
+        """Take the features' mean and deviation from training records, the rows ``row_B``."""
+        for part in column_parts(len(row_B), f_ND.shape[1]):
+            f_BP = f_ND[:, part][row_B]
+            self.feature_mean[part] = f_BP.mean(0)
+            self.feature_std[part] = spread(f_BP)
 
     def scale_targets(self, target_B: Tensor) -> None:
         """Take a regression target's mean and deviation from training records (no NaN)."""
@@ -152,6 +154,17 @@ def standardised(f_BD: Tensor, mean_D: Tensor, std_D: Tensor) -> Tensor:
     a new one, and a linear head would follow it anywhere.
     """
     return ((f_BD - mean_D) / std_D).clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
+
+
+def column_parts(n: int, width: int) -> list[slice]:
+    """Divide features so that each part of ``n`` records is small, whatever their number.
+
+    Parts begin at multiples of 64, and only the last one, which takes the rest, has another width:
+    so torch adds up every column just as it would in one go.
+    """
+    columns = max(64, 2**20 // max(1, n) // 64 * 64)
+    starts = [columns * part for part in range(max(1, width // columns))]
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], width], strict=True)]
 
 
 def spread(f_BD: Tensor) -> Tensor:

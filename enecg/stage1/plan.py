@@ -253,13 +253,15 @@ def _memory_mb(experiment: Experiment, expert: Expert, settings: ExpertSettings)
     models = _models(experiment, settings)
     if settings.frozen:
         heads = _head_parameters(width) * models * len(experiment.tasks) * ADAM_BYTES
-        return BASE_MB + (2 * 4 * n * width + heads) / 1e6
+        held = 12 * n * width if "trees" in experiment.config.stage1.heads else 0
+        if "ridge" in experiment.config.stage1.heads:
+            held = max(held, 4 * 8 * min(n, width) * width)
+        return BASE_MB + (held + heads) / 1e6
     every = sum(parameter.numel() for parameter in expert.parameters())
     learns = every if settings.adaptation == "full" else _lora_parameters(expert, settings)
     one = ADAM_BYTES * learns + 4 * (every - learns)
     at_once = max(one, min(models * one, HELD_BYTES))  # as many as half of the memory holds
-    inputs = min(HELD_BYTES, 4 * n * expert.spec.n_samples * len(expert.spec.leads))
-    return BASE_MB + (at_once + inputs + 4 * every) / 1e6
+    return BASE_MB + (at_once + 4 * every) / 1e6
 
 
 def _lora_parameters(expert: Expert, settings: ExpertSettings) -> int:

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from enecg.stage1.heads import Head, balanced, standardised
+from enecg.stage1.heads import Head, balanced, column_parts, standardised
 from enecg.tasks import Task
 
 ALPHAS = torch.logspace(0, 6, 13, dtype=torch.float64)
@@ -20,7 +20,12 @@ CHUNK = 4096
 
 
 def fit_ridge(
-    f_RD: Tensor, target_R: Tensor, part_R: Tensor, task: Task, balance: bool = False
+    f_ND: Tensor,
+    target_R: Tensor,
+    part_R: Tensor,
+    task: Task,
+    balance: bool = False,
+    row_R: Tensor | None = None,
 ) -> Head:
     """Fit a linear head on some records.
 
@@ -31,25 +36,29 @@ def fit_ridge(
 
     Parameters
     ----------
-    f_RD : Tensor, shape (R, D)
-        Features of the training records.
+    f_ND : Tensor, shape (N, D)
+        Features; they may be on disk, and only some are taken from there at a time.
     target_R : Tensor, shape (R,), or (R, C) for several labels
-        Their targets, none missing.
+        The training records' targets, none missing.
     part_R : Tensor of int, shape (R,)
-        The records' part in the cross-validation; groups must not be split over parts.
+        Their part in the cross-validation; groups must not be split over parts.
     task : Task
         What is predicted.
     balance : bool
         Calibrate as if every class were equally frequent.
+    row_R : Tensor of int, shape (R,), optional
+        Their rows in ``f_ND``; by default it has no others.
 
     Returns
     -------
     Head
         A head without hidden layers.
     """
-    head = Head(f_RD.shape[1], task, hidden=())
+    if row_R is None:
+        row_R = torch.arange(len(f_ND))
+    head = Head(f_ND.shape[1], task, hidden=())
     head.scale_targets(target_R)
-    mean_D, std_D = _mean_and_spread(f_RD)
+    mean_D, std_D = _mean_and_spread(f_ND, row_R)
     if task.kind == "regression":
         y_RC = ((target_R.double() - head.target_mean) / head.target_std)[:, None]
     elif task.kind == "multilabel":
@@ -57,8 +66,11 @@ def fit_ridge(
     else:
         y_RC = torch.nn.functional.one_hot(target_R.long(), task.width).double()
 
-    solver = _Wide if f_RD.shape[0] <= f_RD.shape[1] else _Tall
-    data = solver(lambda rows: standardised(f_RD[rows].double(), mean_D, std_D), y_RC, part_R)
+    def features(places: Tensor) -> Tensor:
+        return standardised(f_ND[row_R[places]].double(), mean_D, std_D)
+
+    solver = _Wide if len(row_R) <= f_ND.shape[1] else _Tall
+    data = solver(features, y_RC, part_R)
     scores_ARC = torch.zeros(len(ALPHAS), *y_RC.shape, dtype=torch.float64)
     for part in part_R.unique():
         solutions = data.solve(ALPHAS, without=int(part))
@@ -85,14 +97,16 @@ def fit_ridge(
     return head
 
 
-def _mean_and_spread(f_RD: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_spread(f_ND: Tensor, row_R: Tensor) -> tuple[Tensor, Tensor]:
     """Each feature's mean, and its deviation as `heads.spread` gives it, in float64."""
-    mean_D = f_RD.mean(0, dtype=torch.float64)
+    parts = column_parts(len(row_R), f_ND.shape[1])
+    mean_D = torch.cat([f_ND[:, part][row_R].mean(0, dtype=torch.float64) for part in parts])
     square_D, largest_D = torch.zeros_like(mean_D), torch.zeros_like(mean_D)
-    for part in f_RD.split(CHUNK):
-        square_D += (part - mean_D).square().sum(0)
-        largest_D = torch.maximum(largest_D, part.double().abs().amax(0))
-    deviation_D = (square_D / len(f_RD)).sqrt()
+    for rows in row_R.split(CHUNK):
+        f_BD = f_ND[rows]
+        square_D += (f_BD - mean_D).square().sum(0)
+        largest_D = torch.maximum(largest_D, f_BD.double().abs().amax(0))
+    deviation_D = (square_D / len(row_R)).sqrt()
     return mean_D, torch.where(deviation_D > 1e-6 * largest_D.clamp_min(1e-6), deviation_D, 1.0)
 
 

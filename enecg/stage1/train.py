@@ -108,7 +108,7 @@ def adapt_heads(
     choices : list of HeadChoice
         The feed-forward heads that are tried.
     feed : Feed
-        Features; all of them are kept in memory.
+        Features; they are kept in a file (see `Feed.hold`).
     session : Session
     device : torch.device
     """
@@ -132,12 +132,12 @@ def adapt_heads(
     def solved(kind: str, fit: Fit, task: Task) -> Model:
         """A head of a kind that takes no epochs."""
         rows = nested.learns_from(fit) & known(targets[task.name])
-        f_RD = features_ND[torch.from_numpy(rows)]
+        row_R = torch.from_numpy(np.flatnonzero(rows))
         target_R = torch.from_numpy(targets[task.name][rows])
-        if kind == "trees":
-            return Model(fit_trees(f_RD, target_R, task, setup.balance).eval())
+        if kind == "trees":  # they need all of their records in memory
+            return Model(fit_trees(features_ND[row_R], target_R, task, setup.balance).eval())
         part_R = torch.from_numpy(nested.stopping_N[rows])
-        return Model(fit_ridge(f_RD, target_R, part_R, task, setup.balance).eval())
+        return Model(fit_ridge(features_ND, target_R, part_R, task, setup.balance, row_R).eval())
 
     def model_of(unit: Unit) -> Model:
         [head] = unit.model.heads.values()

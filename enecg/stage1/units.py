@@ -206,7 +206,7 @@ def build_unit(
         if balance and len(rows):
             head.weigh_classes(torch.from_numpy(targets[name][rows]).float())
         if features_ND is not None and len(rows):
-            head.scale_features(features_ND[torch.from_numpy(rows)])
+            head.scale_features(features_ND, torch.from_numpy(rows))
     validates = {} if epochs is not None else {n: m & stops for n, m in labelled.items()}
     return Unit(key, fit, UnitModel(heads, backbone), choice, learns, validates, epochs)
 

@@ -33,7 +33,8 @@ def make_store(folder: Path, n: int) -> Path:
     """A record store of ``n`` records that costs little to make."""
     from enecg.files import sha256_of_file, write_json
     from enecg.records.convert import convert
-    from enecg.records.store import DESCRIPTION, INDEX, REJECTED, shard_name
+    from enecg.records.shard_file import ROW_GROUP, shard_name
+    from enecg.records.store import DESCRIPTION, INDEX, REJECTED
     from enecg.records.synthetic import write_synthetic_cohort
 
     seed = folder.parent / "seed"
@@ -61,7 +62,8 @@ def make_store(folder: Path, n: int) -> Path:
         part = part.set_column(part.schema.get_field_index("record_id"), "record_id", ids)
         path = folder / shard_name(first // SHARD)
         pq.write_table(
-            part, path, row_group_size=64, use_dictionary=False, compression="zstd",
+            part, path, row_group_size=ROW_GROUP, use_dictionary=False, compression="zstd",
+            compression_level=3,
             column_encoding={"record_id": "PLAIN", "signal.list.element": "DELTA_BINARY_PACKED",
                              "gain.list.element": "PLAIN", "baseline.list.element": "PLAIN"},
         )  # fmt: skip

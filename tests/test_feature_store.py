@@ -81,7 +81,7 @@ def test_a_failed_write_leaves_no_part(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(feature_store.pq, "write_table", half)
-    with pytest.raises(JobFailed, match="features cannot be kept in .*: no space left on device"):
+    with pytest.raises(JobFailed, match=r"features cannot be kept in .*: no space left on device"):
         store.add(KEYS, F_BD)
     assert list(store.folder.iterdir()) == []
     monkeypatch.undo()

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from enecg import __version__, experts
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
 from enecg.experts.contract import Expert
+from enecg.experts.joined import Joined
 from enecg.files import read_json, replacing, write_json, write_text
 from enecg.gate.calibration import Calibration
 from enecg.gate.ensemble import GateEnsemble
@@ -198,29 +199,38 @@ class Predictor:
     def __init__(self, bundles: list[Bundle], device: torch.device) -> None:
         self.bundles = bundles
         self.device = device
-        self._backbones: dict[str, Expert] = {}
-        fingerprints: dict[str, str] = {}
+        self._backbones: dict[tuple[str, str], Expert] = {}
+        """By task and expert: what prepares the signals, and embeds them if it is frozen."""
+        self._fingerprints: dict[int, str] = {}
+        loaded: dict[str, Expert] = {}
         for bundle in bundles:
             for name, (settings, adapted) in bundle.experts.items():
-                key = _backbone_key(name, settings)
-                if key not in self._backbones:
-                    # A trained backbone's weights are in the bundle; where they began is not asked.
-                    expert = None if settings.builds_on_weights else adapted.models[0].backbone
-                    if expert is None:
-                        expert = experts.load(
+                # A trained backbone's weights are in the bundle; where they began is not asked.
+                expert = None if settings.builds_on_weights else adapted.models[0].backbone
+                if expert is None:
+                    key = f"{settings.backbone(name)} {settings.weights} {settings.options}"
+                    if key not in loaded:
+                        loaded[key] = experts.load(
                             settings.backbone(name), weights=settings.weights, **settings.options
                         )
-                    fingerprints[key] = expert.fingerprint()
-                    self._backbones[key] = expert.to(device)
-                if bundle.fingerprints.get(name, fingerprints[key]) != fingerprints[key]:
+                    expert = loaded[key]
+                fingerprint = self._fingerprint(expert)
+                if bundle.fingerprints.get(name, fingerprint) != fingerprint:
                     raise UserError(
                         f"bundle {bundle.task.name}: expert {name} is not the one that the bundle "
                         f"was made with (other weights at {settings.weights}, or another version)"
                     )
+                self._backbones[bundle.task.name, name] = expert.to(device)
                 for model in adapted.models:
                     model.head.to(device)
                     if model.backbone is not None:
                         model.backbone.to(device)
+
+    def _fingerprint(self, expert: Expert) -> str:
+        """An expert's fingerprint, computed once."""
+        if id(expert) not in self._fingerprints:
+            self._fingerprints[id(expert)] = expert.fingerprint()
+        return self._fingerprints[id(expert)]
 
     @torch.no_grad()
     def __call__(self, x_BLT: npt.NDArray[np.float32]) -> Answers:
@@ -254,19 +264,36 @@ class Predictor:
         """Predict every task for `AT_A_TIME` records."""
         signal = torch.from_numpy(x_BLT).to(self.device)
         view_BLT = gate_view(x_BLT)
-        inputs: dict[str, torch.Tensor] = {}
+        seen: dict[str, torch.Tensor] = {}
+
+        def once(what: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+            if what not in seen:
+                seen[what] = compute()
+            return seen[what]
+
+        def features(expert: Expert) -> torch.Tensor:
+            if isinstance(expert, Joined):
+                return torch.cat([features(part) for part in expert.joins()], dim=1)
+            fingerprint = self._fingerprint(expert)
+            return once(f"features {fingerprint}", lambda: expert.features(signal))
+
+        def prepared(expert: Expert) -> torch.Tensor:
+            fingerprint = expert.preparation_fingerprint()
+            return once(f"inputs {fingerprint}", lambda: expert.prepare(signal))
+
+        def embed(expert: Expert, inputs: torch.Tensor) -> torch.Tensor:
+            fingerprint = self._fingerprint(expert)  # tasks share what was trained for all of them
+            return once(f"features {fingerprint}", lambda: expert.embed(inputs))
+
         answers: Answers = {}
         for bundle in self.bundles:
             shape = (len(x_BLT), len(bundle.expert_names), bundle.task.width)
             outputs_BEC = np.full(shape, np.nan, dtype=np.float32)
             for name, (settings, adapted) in bundle.experts.items():
-                key = _backbone_key(name, settings)
-                if key not in inputs:
-                    backbone = self._backbones[key]
-                    prepare = backbone.features if settings.frozen else backbone.prepare
-                    inputs[key] = prepare(signal)
+                backbone = self._backbones[bundle.task.name, name]
+                inputs = features(backbone) if settings.frozen else prepared(backbone)
                 place = bundle.expert_names.index(name)
-                outputs_BEC[:, place] = adapted.answer(inputs[key]).cpu().numpy()
+                outputs_BEC[:, place] = adapted.answer(inputs, embed).cpu().numpy()
             answers[bundle.task.name] = bundle.ensemble.predict(
                 view_BLT, outputs_BEC, bundle.expert_names, bundle.task
             )
@@ -289,7 +316,3 @@ def load_bundles(folder: Path) -> list[Bundle]:
     if not found:
         raise UserError(f"{folder}: no bundle here; give bundle/ or bundle/<task> of a run folder")
     return [Bundle.load(path) for path in found]
-
-
-def _backbone_key(name: str, settings: ExpertSettings) -> str:
-    return f"{name} {settings.model_dump_json()}"

@@ -14,6 +14,8 @@ from enecg.storage import Folder, is_remote
 from enecg.tasks import Task, task_from
 
 Positive = Annotated[int, Field(ge=1)]
+Head = Literal["ridge", "ffn", "trees", "gaussian", "laplacian"]
+Heads = Annotated[list[Head], Field(min_length=1)]
 OTHER_PREDICTORS = ("uniform", "stacking", "gate", "ensemble", "dummy")
 """What stands beside the experts in results."""
 
@@ -45,6 +47,8 @@ class ExpertSettings(_Section):
     weights)."""
     lora_rank: Positive = 8
     """Rank of LoRA, where the adaptation uses it."""
+    heads: Heads | None = None
+    """Heads tried on this expert, if frozen; unset: `stage1.heads`."""
     final: Literal["refit", "average"] | None = None
     """What predicts test groups: one model refitted on all training groups, or the inner models'
     mean. Unset: refit for frozen backbones, average for trained ones."""
@@ -90,7 +94,7 @@ class Stage1Settings(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1.0e-2
     clip: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of a model's gradient; each model (unit) is clipped by its own."""
-    heads: Annotated[list[Literal["ridge", "ffn", "trees"]], Field(min_length=1)] = ["ridge", "ffn"]
+    heads: Heads = ["ridge", "ffn"]
     """Heads tried on a frozen backbone; the best one per task is chosen on training groups."""
     head_trials: Annotated[int, Field(ge=0)] = 0
     """Further feed-forward heads tried, drawn from `head_space`."""

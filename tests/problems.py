@@ -91,9 +91,17 @@ def settings(**changes: Any) -> Stage1Settings:
     return Stage1Settings.model_validate(values | changes)
 
 
-def setup(problem: Problem, adaptation: Any = "head", final: Any = None, **changes: Any) -> Setup:
+def setup(
+    problem: Problem,
+    adaptation: Any = "head",
+    final: Any = None,
+    own_heads: list[str] | None = None,
+    **changes: Any,
+) -> Setup:
     """What a job on a problem is about."""
-    expert = ExpertSettings.model_validate({"adaptation": adaptation, "final": final})
+    expert = ExpertSettings.model_validate(
+        {"adaptation": adaptation, "final": final, "heads": own_heads}
+    )
     stage1 = settings(**changes)
     return Setup(problem.tasks, problem.nested, problem.targets, stage1, expert, 42)
 

@@ -20,6 +20,8 @@ from enecg.config import ExpertSettings
 from enecg.errors import UserError
 from enecg.gate.ensemble import GateEnsemble
 from enecg.predict import rows_of
+from enecg.stage1.adapted import AdaptedExpert, Model
+from enecg.stage1.kernel import KernelHead, fit_kernel
 from enecg.tasks import Task, task_from
 from models import ROCKET, adapted_expert, bundle, gate, signals
 from problems import AGE, FINDINGS, GENDER, RHYTHM
@@ -263,29 +265,83 @@ def test_predictions_are_the_weighted_answers_of_the_experts() -> None:
     np.testing.assert_allclose(predicted_BC, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_backbone_that_tasks_share_runs_once_per_batch(
-    three_tasks: list[Bundle], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: Counter[str] = Counter()
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often experts prepare and embed, counted from here on."""
+    counted: Counter[str] = Counter()
 
     def count(cls: type, method: str) -> None:
         real = getattr(cls, method)
 
-        def counted(self: Any, inputs: Any) -> Any:
-            calls[f"{self.name} {method}"] += 1
+        def counting(self: Any, inputs: Any) -> Any:
+            counted[f"{self.name} {method}"] += 1
             return real(self, inputs)
 
-        monkeypatch.setattr(cls, method, counted)
+        monkeypatch.setattr(cls, method, counting)
 
-    for name in ("rocket", "dlinear"):
+    for name in ("rocket", "dlinear", "beats"):
         for method in ("prepare", "embed"):
-            count(type(experts.load(name)), method)
+            count(experts.expert_class(name), method)
+    return counted
+
+
+def test_a_backbone_that_tasks_share_runs_once_per_batch(
+    three_tasks: list[Bundle], calls: Counter[str]
+) -> None:
     predict = Predictor(three_tasks, CPU)
     for batch in (1, 2):
         predict(signals(2))
         assert calls["rocket prepare"] == calls["rocket embed"] == batch
         assert calls["dlinear prepare"] == batch
         assert calls["dlinear embed"] == batch * 3 * 3, "each task has three backbones of its own"
+
+
+def test_a_backbone_that_was_trained_for_two_tasks_runs_once(
+    tmp_path: Path, calls: Counter[str]
+) -> None:
+    for_age = adapted_expert("dlinear", AGE, n_models=2)
+    for_sex = adapted_expert("dlinear", GENDER, n_models=2)
+    for one, other in zip(for_age.models, for_sex.models, strict=True):
+        other.backbone = one.backbone
+    for task, adapted in ((AGE, for_age), (GENDER, for_sex)):
+        bundle(task, dlinear=adapted).save(tmp_path / task.name)
+    Predictor(load_bundles(tmp_path), CPU)(signals(2))
+    assert calls["dlinear prepare"] == 1
+    assert calls["dlinear embed"] == 2
+
+
+def test_joined_experts_run_once_with_those_that_stand_alone(calls: Counter[str]) -> None:
+    joined = ExpertSettings.model_validate(
+        {"expert": "joined", "of": [{"rocket": {"kernels": 8}}, "beats"]}
+    )
+    width = experts.load("joined", **joined.options).spec.width
+    head = AdaptedExpert([Model(fit_kernel_head(width))], "laplacian")
+    names = ("rocket", "both")
+    made = Bundle(
+        AGE,
+        list(names),
+        {"rocket": (ROCKET, adapted_expert("rocket", AGE)), "both": (joined, head)},
+        GateEnsemble([(1, gate(AGE, names))]),
+        {},
+    )
+    x_BLT = signals(2)
+    [(answer_BC, weights_BE)] = Predictor([made], CPU)(x_BLT).values()
+    assert calls["rocket embed"] == calls["beats embed"] == 1
+    x = torch.from_numpy(x_BLT)
+    by_hand = [
+        made.experts[name][1].answer(experts.load(expert, **settings.options).features(x)).numpy()
+        for name, expert, settings in (("rocket", "rocket", ROCKET), ("both", "joined", joined))
+    ]
+    known_BC = sum(weights_BE[:, [e]] * answer for e, answer in enumerate(by_hand))
+    np.testing.assert_allclose(answer_BC, known_BC, rtol=1e-5)
+
+
+def fit_kernel_head(width: int) -> KernelHead:
+    """A kernel head for ages, on random features."""
+    generator = torch.Generator().manual_seed(0)
+    f_RD = torch.randn(40, width, generator=generator)
+    age_R = 50 + 10 * f_RD[:, 0].double()
+    return fit_kernel("laplacian", f_RD, age_R, torch.arange(40) % 4, AGE)
 
 
 def test_backbones_of_other_settings_are_not_shared() -> None:

@@ -128,7 +128,11 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("stage1.precision=fp16", ["stage1.precision should be 'auto', 'fp32' or 'bf16', not 'fp16'"]),
     ("stage1.max_parallel=0", ["stage1.max_parallel should be 'auto' or greater than or equal to"]),
     ("stage1.gpus_per_worker=many", ["stage1.gpus_per_worker should be 'auto' or a valid number"]),
-    ("stage1.heads=[linear]", ["stage1.heads.0 should be 'ridge', 'ffn' or 'trees', not 'linear'"]),
+    ("experts.rocket.heads=[]", ["experts.rocket.heads", "at least 1"]),
+    (
+        "stage1.heads=[linear]",
+        ["stage1.heads.0 should be 'ridge', 'ffn', 'trees',", "not 'linear'"],
+    ),
     ("stage1.heads=[]", ["stage1.heads", "at least 1"]),
     ("stage1=3", ["stage1 should be a mapping, not 3"]),
     ("experts=[rocket]", ["experts should be a mapping"]),

@@ -29,7 +29,9 @@ def expert(request: pytest.FixtureRequest) -> Expert:
 
 
 trainable = pytest.mark.parametrize(
-    "expert", [name for name in experts.names() if name not in ("beats", "rocket")], indirect=True
+    "expert",
+    [name for name in experts.names() if name not in ("beats", "joined", "rocket")],
+    indirect=True,
 )
 
 
@@ -107,7 +109,7 @@ def test_the_spec_is_complete(expert: Expert) -> None:
     assert set(spec.pretraining_corpora) <= set(CORPORA)
     assert ("lora" in spec.adaptations) == bool(spec.lora_targets) == (spec.parameters > 0)
     assert ("full" in spec.adaptations) == (spec.parameters > 0)
-    assert spec.uses_r_peaks == (expert.name == "beats")
+    assert spec.uses_r_peaks == (expert.name in ("beats", "joined"))
     assert expert.weight_files == {}
     hash(spec)
 

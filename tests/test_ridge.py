@@ -11,12 +11,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from enecg.stage1 import ridge
 from enecg.stage1.heads import Head, spread
-from enecg.stage1.ridge import _Tall, _Wide, calibrate, fit_ridge
+from enecg.stage1.ridge import Tall, Wide, calibrate, fit_ridge
 from problems import AGE, FINDINGS, GENDER
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (12, 40)])
-@pytest.mark.parametrize("solver", [_Wide, _Tall])
+@pytest.mark.parametrize("solver", [Wide, Tall])
 @pytest.mark.parametrize("without", [None, 2])
 def test_solutions_equal_scikit_learns(
     shape: tuple[int, int], solver: Any, without: int | None, monkeypatch: pytest.MonkeyPatch

@@ -104,8 +104,9 @@ def load(name: str, weights: str | Path | None = None, **settings: Any) -> Exper
 
 
 def _check_type(option: str, value: Any, default: Any) -> None:
-    """Raise UserError unless a value is a number or text where the option's default is one."""
+    """Raise UserError unless a value is a number, text or a list where the default is one."""
     for kind, of, called in (
+        (list, list, "a list"),
         (int, int, "a whole number"),
         (float, int | float, "a number"),
         (str, str, "text"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from enecg.config import ExpertSettings
 from enecg.experts.contract import Expert
 from enecg.files import read_json, replacing, write_json
 from enecg.stage1.heads import Head
+from enecg.stage1.kernel import KERNELS, KernelHead
 from enecg.stage1.lora import add_lora, restore, trained
 from enecg.stage1.trees import Trees
 from enecg.tasks import Task
@@ -27,7 +29,7 @@ TENSORS, DESCRIPTION = "models.safetensors", "models.json"
 class Model:
     """A head, with the backbone that was trained with it (None: the shared frozen one)."""
 
-    head: Head | Trees
+    head: Head | Trees | KernelHead
     backbone: Expert | None = None
 
 
@@ -39,7 +41,7 @@ class AdaptedExpert:
     ----------
     models : list of Model
         One refitted model, or the inner folds' models.
-    head_kind : {"ridge", "ffn", "trees"}
+    head_kind : {"ridge", "ffn", "trees", "gaussian", "laplacian"}
         Which head was chosen.
     """
 
@@ -47,17 +49,21 @@ class AdaptedExpert:
     head_kind: str
 
     @torch.no_grad()
-    def answer(self, inputs: Tensor) -> Tensor:
+    def answer(
+        self, inputs: Tensor, embed: Callable[[Expert, Tensor], Tensor] = Expert.__call__
+    ) -> Tensor:
         """Return values or class probabilities, shape (B, C).
 
         Parameters
         ----------
         inputs : Tensor
             Features (B, D) where the backbone is frozen, else prepared signals.
+        embed : callable, optional
+            Passes prepared signals through a trained backbone; for who remembers what it gave.
         """
         answers = [
             model.head.answer(
-                model.head(inputs if model.backbone is None else model.backbone.embed(inputs))
+                model.head(inputs if model.backbone is None else embed(model.backbone, inputs))
             )
             for model in self.models
         ]
@@ -133,8 +139,11 @@ def load_adapted(
         models = []
         for model in entry["models"]:
             state = part(model["head"])
+            head: Head | Trees | KernelHead
             if entry["head_kind"] == "trees":
-                head: Head | Trees = Trees.of_state(state, task)
+                head = Trees.of_state(state, task)
+            elif entry["head_kind"] in KERNELS:
+                head = KernelHead.of_state(entry["head_kind"], state, task)
             else:
                 head = Head(
                     len(state["feature_mean"]),

@@ -36,6 +36,11 @@ class Setup:
     seed: int
 
     @property
+    def heads(self) -> list[str]:
+        """The kinds of head that are tried on a frozen backbone."""
+        return list(self.expert.heads or self.settings.heads)
+
+    @property
     def balance(self) -> bool:
         """Whether classes count alike."""
         return self.settings.class_weights == "balanced"
@@ -73,7 +78,7 @@ class Chosen:
     Attributes
     ----------
     kind : str
-        ``ridge``, ``ffn``, or ``ffn-<n>`` for the n-th drawn one.
+        One of `config.Heads`, or ``ffn-<n>`` for the n-th drawn feed-forward one.
     losses : dict of str to float
         Out-of-fold losses on the scope's training groups, by kind.
     output_NC : float32 array, shape (N, C)

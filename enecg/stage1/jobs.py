@@ -55,6 +55,7 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
     of_heads = {"heads", "head_trials", "head_space", "feature_format"}
     changes_nothing |= {"head_space", *(of_backbones if settings.frozen else of_heads)}
     heads = [choice.model_dump() for choice in head_choices(config.stage1, config.seed)]
+    stage1 = config.stage1.model_copy(update={"heads": settings.heads or config.stage1.heads})
     return fingerprint(
         {
             "version": __version__,
@@ -64,7 +65,7 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
             "backbone": expert.fingerprint(),
             "adaptation": [settings.adaptation, settings.final_rule, settings.lora_rank],
             "heads": heads if settings.frozen else [],
-            "stage1": config.stage1.model_dump(exclude=changes_nothing),
+            "stage1": stage1.model_dump(exclude=changes_nothing),
         }
     )
 

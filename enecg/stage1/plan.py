@@ -27,6 +27,7 @@ from enecg.signals import LEADS, N_SAMPLES
 from enecg.stage1.engine import ADAM_BYTES
 from enecg.stage1.feeding import HELD_BYTES
 from enecg.stage1.heads import FFN_HIDDEN
+from enecg.stage1.kernel import KERNELS, MOST_LANDMARKS
 
 HEADS_GPU = 0.25
 """Share of a GPU that a worker gets by default for heads on stored features; it needs little."""
@@ -238,13 +239,17 @@ def _train_seconds(
     models, workers = _models(experiment, settings), stage1.workers
     if not settings.frozen:  # forward and backward are about three forward passes
         return None if seconds is None else 3 * seconds * n * models * stage1.epochs / workers
-    flops = 0.0
-    if "ffn" in stage1.heads:
+    flops, heads = 0.0, settings.heads or stage1.heads
+    if "ffn" in heads:
         flops += 6 * _head_parameters(expert.spec.width) * n * stage1.epochs / workers
-    if "ridge" in stage1.heads:  # one decomposition per part of the cross-validation
+    if "ridge" in heads:  # one decomposition per part of the cross-validation
         flops += 6 * 20 * min(n, expert.spec.width) ** 3
-    if "trees" in stage1.heads:  # as measured
+    if "trees" in heads:  # as measured
         flops += 2e4 * n * expert.spec.width
+    most = min(n, MOST_LANDMARKS)
+    flops += sum(
+        6 * 20 * most**3 + 10 * most * n * expert.spec.width for k in heads if k in KERNELS
+    )
     return 20 + flops * models * len(experiment.tasks) / CORE_FLOPS
 
 

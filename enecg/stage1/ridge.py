@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,35 +59,19 @@ def fit_ridge(
     head = Head(f_ND.shape[1], task, hidden=())
     head.scale_targets(target_R)
     mean_D, std_D = _mean_and_spread(f_ND, row_R)
-    if task.kind == "regression":
-        y_RC = ((target_R.double() - head.target_mean) / head.target_std)[:, None]
-    elif task.kind == "multilabel":
-        y_RC = target_R.double()
-    else:
-        y_RC = torch.nn.functional.one_hot(target_R.long(), task.width).double()
+    y_RC = ridge_targets(head, target_R, task)
 
     def features(places: Tensor) -> Tensor:
         return standardised(f_ND[row_R[places]].double(), mean_D, std_D)
 
-    solver = _Wide if len(row_R) <= f_ND.shape[1] else _Tall
+    solver = Wide if len(row_R) <= f_ND.shape[1] else Tall
     data = solver(features, y_RC, part_R)
-    scores_ARC = torch.zeros(len(ALPHAS), *y_RC.shape, dtype=torch.float64)
-    for part in part_R.unique():
-        solutions = data.solve(ALPHAS, without=int(part))
-        for rows in (part_R == part).nonzero()[:, 0].split(CHUNK):
-            x_BD = data.features(rows)
-            for number, (coef_DC, intercept_C) in enumerate(solutions):
-                scores_ARC[number, rows] = x_BD @ coef_DC + intercept_C
+    scores_ARC = scores_left_out(data, y_RC, part_R, ALPHAS)
     best = int((scores_ARC - y_RC).square().mean((1, 2)).argmin())
 
     [(coef_DC, intercept_C)] = data.solve(ALPHAS[best : best + 1])
-    if task.kind == "classification":
-        slope, bias_C = calibrate(scores_ARC[best].numpy(), target_R.long().numpy(), balance)
-        coef_DC, intercept_C = coef_DC * slope, intercept_C * slope + torch.from_numpy(bias_C)
-    if task.kind == "multilabel":
-        slope_C, bias_C = calibrate_labels(scores_ARC[best].numpy(), target_R.numpy(), balance)
-        coef_DC = coef_DC * torch.from_numpy(slope_C)
-        intercept_C = intercept_C * torch.from_numpy(slope_C) + torch.from_numpy(bias_C)
+    slope_C, bias_C = answering(scores_ARC[best], target_R, task, balance)
+    coef_DC, intercept_C = coef_DC * slope_C, intercept_C * slope_C + bias_C
     linear = cast(nn.Linear, head.layers[0])
     with torch.no_grad():
         head.feature_mean.copy_(mean_D)
@@ -95,6 +79,43 @@ def fit_ridge(
         linear.weight.copy_(coef_DC.T)
         linear.bias.copy_(intercept_C)
     return head
+
+
+def ridge_targets(head: Any, target_R: Tensor, task: Task) -> Tensor:
+    """Return what is regressed, float64 (R, C): standardised values, or ones where a class holds.
+
+    ``head`` has the target's mean and deviation.
+    """
+    if task.kind == "regression":
+        return ((target_R.double() - head.target_mean) / head.target_std)[:, None]
+    if task.kind == "multilabel":
+        return target_R.double()
+    return torch.nn.functional.one_hot(target_R.long(), task.width).double()
+
+
+def scores_left_out(data: Wide | Tall, y_RC: Tensor, part_R: Tensor, alphas: Tensor) -> Tensor:
+    """Return each record's scores by what was solved without its part, (A, R, C)."""
+    scores_ARC = torch.zeros(len(alphas), *y_RC.shape, dtype=torch.float64)
+    for part in part_R.unique():
+        solutions = data.solve(alphas, without=int(part))
+        for rows in (part_R == part).nonzero()[:, 0].split(CHUNK):
+            x_BD = data.features(rows)
+            for number, (coef_DC, intercept_C) in enumerate(solutions):
+                scores_ARC[number, rows] = x_BD @ coef_DC + intercept_C
+    return scores_ARC
+
+
+def answering(
+    scores_RC: Tensor, target_R: Tensor, task: Task, balance: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the slope and bias per output that turn scores into logits; 1 and 0 for values."""
+    slope_C, bias_C = np.ones(task.width), np.zeros(task.width)
+    if task.kind == "classification":
+        slope, bias_C = calibrate(scores_RC.numpy(), target_R.long().numpy(), balance)
+        slope_C *= slope
+    if task.kind == "multilabel":
+        slope_C, bias_C = calibrate_labels(scores_RC.numpy(), target_R.numpy(), balance)
+    return torch.from_numpy(slope_C), torch.from_numpy(bias_C)
 
 
 def _mean_and_spread(f_ND: Tensor, row_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +131,7 @@ def _mean_and_spread(f_ND: Tensor, row_R: Tensor) -> tuple[Tensor, Tensor]:
     return mean_D, torch.where(deviation_D > 1e-6 * largest_D.clamp_min(1e-6), deviation_D, 1.0)
 
 
-class _Wide:
+class Wide:
     """Ridge regression where there are at most as many records as features: all in memory."""
 
     def __init__(self, features: Callable[[Tensor], Tensor], y_RC: Tensor, part_R: Tensor) -> None:
@@ -125,7 +146,7 @@ class _Wide:
         return ridge_path(self.x_RD[learns], self.y_RC[learns], alphas)
 
 
-class _Tall:
+class Tall:
     """The same from sums over each part's records, met chunk by chunk: memory does not grow."""
 
     def __init__(self, features: Callable[[Tensor], Tensor], y_RC: Tensor, part_R: Tensor) -> None:
@@ -142,7 +163,7 @@ class _Tall:
                     total += each
 
     def solve(self, alphas: Tensor, without: int | None = None) -> list[tuple[Tensor, Tensor]]:
-        """As `_Wide.solve`."""
+        """As `Wide.solve`."""
         xx, xy = (
             sum(sums[which] for part, sums in self.sums.items() if part != without)
             for which in (0, 1)

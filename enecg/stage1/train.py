@@ -24,6 +24,7 @@ from enecg.stage1.engine import ADAM_BYTES
 from enecg.stage1.feeding import HELD_BYTES, Feed
 from enecg.stage1.fitting import Progress, fit_units, sweep_size
 from enecg.stage1.head_space import HeadChoice, papers_head
+from enecg.stage1.kernel import KERNELS, fit_kernel
 from enecg.stage1.lora import merge_lora, restore, trained
 from enecg.stage1.ridge import CHUNK, fit_ridge
 from enecg.stage1.trees import fit_trees
@@ -104,7 +105,7 @@ def adapt_heads(
     Parameters
     ----------
     setup : Setup
-        ``settings.heads`` says which kinds are tried.
+        ``heads`` says which kinds are tried.
     choices : list of HeadChoice
         The feed-forward heads that are tried.
     feed : Feed
@@ -115,7 +116,7 @@ def adapt_heads(
     tasks, nested, targets = setup.tasks, setup.nested, setup.targets
     features_ND = cast(Tensor, feed.hold(at_any_size=True))
     kinds = {f"ffn-{n}" if n else "ffn": choice for n, choice in enumerate(choices)}
-    if "ffn" not in setup.settings.heads:
+    if "ffn" not in setup.heads:
         kinds = {}
     lora_rank = setup.expert.lora_rank if setup.expert.adaptation == "head_lora" else None
 
@@ -134,9 +135,12 @@ def adapt_heads(
         rows = nested.learns_from(fit) & known(targets[task.name])
         row_R = torch.from_numpy(np.flatnonzero(rows))
         target_R = torch.from_numpy(targets[task.name][rows])
-        if kind == "trees":  # they need all of their records in memory
+        if kind == "trees":  # they, and kernels, need all of their records in memory
             return Model(fit_trees(features_ND[row_R], target_R, task, setup.balance).eval())
         part_R = torch.from_numpy(nested.stopping_N[rows])
+        if kind in KERNELS:
+            f_RD = features_ND[row_R]
+            return Model(fit_kernel(kind, f_RD, target_R, part_R, task, setup.balance).eval())
         return Model(fit_ridge(features_ND, target_R, part_R, task, setup.balance, row_R).eval())
 
     def model_of(unit: Unit) -> Model:
@@ -154,7 +158,7 @@ def adapt_heads(
     }
     train("inner models", list(units.values()))
     models = {key: model_of(unit) for key, unit in units.items()}
-    for kind in (kind for kind in setup.settings.heads if kind != "ffn"):
+    for kind in (kind for kind in setup.heads if kind != "ffn"):
         models |= {
             (kind, task.name, fit): solved(kind, fit, task) for task in tasks for fit in fits
         }
@@ -168,7 +172,7 @@ def adapt_heads(
         finals: dict[tuple[str, str, Fit], Unit] = {}
         for (name, scope), choice in chosen.items():
             task, final = next(t for t in tasks if t.name == name), Fit(scope, None)
-            if choice.kind in ("ridge", "trees"):
+            if choice.kind not in kinds:
                 models[choice.kind, name, final] = solved(choice.kind, final, task)
             else:
                 best = [units[choice.kind, name, fit].best_epoch for fit in nested.fits(scope)]

@@ -1,0 +1,104 @@
+"""Joined: several experts' features side by side, for one head to read them together."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from enecg import experts, signals
+from enecg.errors import UserError
+from enecg.experts.contract import Expert, ExpertSpec, check_input
+
+RHYTHM_AND_SHAPE = ["rocket", "beats"]
+
+
+class Joined(Expert):
+    """Several frozen experts that need no weights, as one.
+
+    A head that sees all of their features can read what one measures in the light of what another
+    sees, which no weighted mean of heads can.
+
+    Parameters
+    ----------
+    of : list
+        The experts: names, or mappings of one name to its options, such as
+        ``[beats, {rocket: {signal: raw, kernels: 900}}]``.
+
+    Raises
+    ------
+    UserError
+        Fewer than two experts, an unknown one, or one that needs weights.
+    """
+
+    name = "joined"
+    version = 1
+
+    def __init__(self, *, of: list[Any] = RHYTHM_AND_SHAPE) -> None:
+        if len(of) < 2:
+            raise UserError(
+                f"expert joined: of is {of!r}; it must be a list of at least two experts"
+            )
+        parts = [_part(entry) for entry in of]
+        specs = [part.spec for part in parts]
+        spec = ExpertSpec(
+            name=self.name,
+            sampling_rate_hz=float(signals.SAMPLING_RATE_HZ),
+            n_samples=signals.N_SAMPLES,
+            leads=signals.LEADS,
+            units="mV",
+            normalisation="by each expert itself: " + ", ".join(each.name for each in specs),
+            width=sum(each.width for each in specs),
+            parameters=0,
+            licence="; ".join(dict.fromkeys(each.licence for each in specs)),
+            pretraining_corpora=(),
+            adaptations=("head", "head_lora"),
+            needs_weights=False,
+            uses_r_peaks=any(each.uses_r_peaks for each in specs),
+        )
+        super().__init__(spec, {"of": [{part.name: part.options} for part in parts]})
+        self.parts = nn.ModuleList(parts)
+
+    def joins(self) -> list[Expert]:
+        """Return the experts, in order."""
+        return [cast(Expert, part) for part in self.parts]
+
+    def prepare(self, x_BLT: Tensor) -> Tensor:
+        """Leave the signals as they are: each expert prepares them for itself."""
+        check_input(x_BLT)
+        return x_BLT
+
+    def embed(self, prepared: Tensor) -> Tensor:
+        """Return all features, expert by expert; float32 of shape (B, D)."""
+        return torch.cat([part.features(prepared) for part in self.joins()], dim=1)
+
+    def preparation_fingerprint(self) -> str:
+        """As for any expert, the joined ones' versions included."""
+        each = [part.preparation_fingerprint() for part in self.joins()]
+        return hashlib.sha256(
+            "".join([super().preparation_fingerprint(), *each]).encode()
+        ).hexdigest()
+
+    def load_weights(self, path: object) -> None:
+        """Refuse: there are no weights to load."""
+        raise UserError(f"expert joined takes no weights, nor do the experts it joins: {path}")
+
+
+def _part(entry: Any) -> Expert:
+    """Build one of the experts."""
+    if isinstance(entry, str):
+        entry = {entry: {}}
+    if not (isinstance(entry, dict) and len(entry) == 1):
+        raise UserError(
+            f"expert joined: of: {entry!r} is neither an expert's name nor a mapping of one name "
+            "to its options"
+        )
+    [(name, options)] = entry.items()
+    if name == Joined.name:
+        raise UserError("expert joined: of: it cannot join itself")
+    part = experts.load(name, **(options or {}))
+    if part.spec.needs_weights:
+        raise UserError(f"expert joined: of: {name} needs weights; join experts that need none")
+    return part

@@ -1,19 +1,20 @@
-"""Compare frozen experts with a plain yardstick on a PTB-XL folder, fold by fold, in pairs.
+"""Compare a run's ensemble with a plain yardstick on the same folds of PTB-XL, in pairs.
 
 The yardstick: 2,004 random convolution kernels (six dilations, three statistics each) on 100 Hz
-leads of unit variance, and ridge regression. Every predictor learns on the training groups of
-the config's outer folds and is tested on the others. Differences come with 95 % intervals of a
+leads of unit variance, and ridge regression. It learns on the training groups of the
+run's outer folds and is tested on the others; the ensemble is asked through the bundles that the
+run kept of each fold. Differences come with 95 % intervals of a
 bootstrap over groups within folds, the same groups for both. No cluster is started.
 
-    python benchmarks/rhythm_yardstick.py --ecg FOLDER --keep FOLDER [--config FILE] [--only NAMES]
+    python benchmarks/rhythm_yardstick.py --ecg FOLDER --run RUN
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,9 @@ import wfdb
 from torch import Tensor
 from torch.nn import functional
 
-from enecg import experts, signals
-from enecg.config import Config, load_config
+from enecg import signals
+from enecg.bundle import Predictor, load_bundles
+from enecg.config import parse_config
 from enecg.evaluation.metrics import score
 from enecg.evaluation.weighted_metrics import weighted_scores
 from enecg.experts.preparation import resample_fourier, z_scored
@@ -33,14 +35,12 @@ from enecg.records.corpus import Corpus
 from enecg.records.groups import group_ids
 from enecg.records.sources.ptb_xl import list_records
 from enecg.stage1.ridge import fit_ridge
-from enecg.stage1.trees import fit_trees
 from enecg.tasks import Task, known
 
 KERNELS, TAPS = 2004, 9
 DILATIONS = (1, 2, 4, 8, 16, 32)
 RESAMPLES = 2000
 BATCH = 64
-YARDSTICK = "yardstick"
 
 Predictions = dict[str, np.ndarray]
 
@@ -78,41 +78,37 @@ def _ptb_xl_name(lead: str) -> str:
     return lead.upper()
 
 
-def features(
-    name: str, embed: Callable[[Tensor], Tensor], x_NLT: Callable[[], np.ndarray], keep: Path
-) -> np.ndarray:
-    """Compute features, or take them from an earlier call."""
-    path = keep / f"{name}.npy"
-    if not path.exists():
-        signals_NLT, started = torch.from_numpy(x_NLT()), time.process_time()
-        with torch.no_grad():
-            f_ND = torch.cat([embed(part) for part in signals_NLT.split(BATCH)]).numpy()
-        each = (time.process_time() - started) / len(f_ND)
-        print(f"{name}: {f_ND.shape[1]} features, {1000 * each:.1f} ms of CPU a record", flush=True)
-        np.save(path, f_ND)
-    return np.asarray(np.load(path))
-
-
-def predictions(
-    f_ND: np.ndarray, head: str, task: Task, target_N: np.ndarray, nested: Nested
-) -> np.ndarray:
-    """Predict every record by what was learned without its outer fold, (N, C)."""
-    f_ND_tensor, out_NC = torch.from_numpy(f_ND), np.zeros((len(f_ND), task.width))
-    for scope in nested.scopes:
-        if scope == ALL:
-            continue
+def of_yardstick(f_ND: Tensor, task: Task, target_N: np.ndarray, nested: Nested) -> np.ndarray:
+    """Predict every record by the ridge head that was fitted without its outer fold, (N, C)."""
+    out_NC = np.zeros((len(f_ND), task.width))
+    for scope in _folds(nested):
         rows = nested.learns_from(Fit(scope, None)) & known(target_N)
-        f_RD, target_R = f_ND_tensor[torch.from_numpy(rows)], torch.from_numpy(target_N[rows])
         part_R = torch.from_numpy(nested.stopping_N[rows])
-        model = (
-            fit_trees(f_RD, target_R, task)
-            if head == "trees"
-            else fit_ridge(f_RD, target_R, part_R, task)
+        head = fit_ridge(
+            f_ND[torch.from_numpy(rows)], torch.from_numpy(target_N[rows]), part_R, task
         )
         test_N = nested.test(scope)
         with torch.no_grad():
-            out_NC[test_N] = model.answer(model(f_ND_tensor[torch.from_numpy(test_N)])).numpy()
+            out_NC[test_N] = head.answer(head(f_ND[torch.from_numpy(test_N)])).numpy()
     return out_NC
+
+
+def of_run(run: Path, x_NLT: np.ndarray, tasks: list[Task], nested: Nested) -> Predictions:
+    """Predict every record by the bundles that a run made without its outer fold, by task."""
+    found = {task.name: np.zeros((len(x_NLT), task.width)) for task in tasks}
+    for scope in _folds(nested):
+        predictor = Predictor(load_bundles(run / "folds" / scope), torch.device("cpu"))
+        test_N = np.flatnonzero(nested.test(scope))
+        started = time.process_time()
+        for task, (answer_BC, _) in predictor(x_NLT[test_N]).items():
+            found[task][test_N] = answer_BC
+        each = 1000 * (time.process_time() - started) / len(test_N)
+        print(f"fold {scope}: {len(test_N)} records, {each:.0f} ms of CPU each", flush=True)
+    return found
+
+
+def _folds(nested: Nested) -> list[str]:
+    return [scope for scope in nested.scopes if scope != ALL]
 
 
 def difference(
@@ -126,10 +122,8 @@ def difference(
     """The 95 % interval of ``one`` − ``other``, mean over folds."""  # fmt: skip
     random = np.random.default_rng(0)
     of_folds = []
-    for scope in nested.scopes:
+    for scope in _folds(nested):
         rows = nested.test(scope) & known(target_N)
-        if scope == ALL:
-            continue
         names, group_B = np.unique(nested.group_N[rows].astype(str), return_inverse=True)
         times_GR = random.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES).T
         times_BR = times_GR[group_B].astype(np.float64)
@@ -142,62 +136,47 @@ def difference(
     return float(low), float(high)
 
 
-def report(task: Task, target_N: np.ndarray, predicted: Predictions, nested: Nested) -> None:
-    """Print one task's table."""
-    metric = "mae" if task.kind == "regression" else "auroc"
-    names = [scope for scope in nested.scopes if scope != ALL]
-    print(f"\n| {task.name} | {metric}, mean of {len(names)} folds | minus the yardstick |")
-    print("|---|---|---|")
-    for name, p_NC in predicted.items():
-        each = [score(task, target_N[r], p_NC[r])[metric] for r in map(nested.test, names)]
-        pair = "–"
-        if name != YARDSTICK and YARDSTICK in predicted:
-            low, high = difference(task, metric, target_N, p_NC, predicted[YARDSTICK], nested)
-            pair = f"{low:+.4f} … {high:+.4f}"
-        print(f"| {name} | {np.mean(each):.4f} | {pair} |", flush=True)
-
-
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--ecg", type=Path, required=True, help="a PTB-XL folder")
-    parser.add_argument("--keep", type=Path, required=True, help="folder where features are kept")
-    parser.add_argument("--config", type=Path, default=Path("ray_jobs/config/ptb_xl_rhythm.yaml"))
-    parser.add_argument("--only", default="", help="frozen experts of the config, by comma")
+    parser.add_argument("--ecg", type=Path, required=True, help="the PTB-XL folder it was made of")
+    parser.add_argument("--run", type=Path, required=True, help="a finished run folder")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.keep.mkdir(parents=True, exist_ok=True)
-    config: Config = load_config(options.config)
+    results = json.loads((options.run / "results.json").read_text())
+    config = parse_config(results["config"])
     listed = list_records(Corpus.at(str(options.ecg)), None).table
-    read_once: list[np.ndarray] = []
-
-    def x_NLT() -> np.ndarray:
-        if not read_once:
-            read_once.append(read(options.ecg, listed))
-        return read_once[0]
-
     samples = [(options.ecg / f"{path}.dat").read_bytes() for path in listed["path"]]
     hashes = [hashlib.sha256(each).hexdigest() for each in samples]
     listed["group_id"] = group_ids(listed["subject_id"].tolist(), hashes)
     nested = nested_folds(listed, config)
-    wanted = {name: s for name, s in config.experts.items() if s.frozen}
-    if options.only:
-        wanted = {name: wanted[name] for name in options.only.split(",")}
-    found = {YARDSTICK: features(YARDSTICK, yardstick, x_NLT, options.keep)}
-    for name, settings in wanted.items():
-        expert = experts.load(settings.backbone(name), **settings.options)
-        found[name] = features(name, expert.features, x_NLT, options.keep)
+    x_NLT = read(options.ecg, listed)
+    ensemble = of_run(options.run, x_NLT, config.task_list, nested)
+    with torch.no_grad():
+        f_ND = torch.cat([yardstick(part) for part in torch.from_numpy(x_NLT).split(BATCH)])
+    print("| task | metric, mean of folds | yardstick | ensemble | difference, 95 % interval |")
+    print("|---|---|---|---|---|")
     for task in config.task_list:
         target_N = task.targets(listed[task.column])
-        predicted: Predictions = {}
-        for name, f_ND in found.items():
-            heads = ("ridge", "trees") if name == "beats" else ("ridge",)
-            for head in heads:
-                label = f"{name}, trees" if head == "trees" else name
-                predicted[label] = predictions(f_ND, head, task, target_N, nested)
-        of_experts = [p_NC for name, p_NC in predicted.items() if name != YARDSTICK]
-        predicted["mean of the experts"] = np.mean(of_experts, axis=0)
-        report(task, target_N, predicted, nested)
+        metric = "mae" if task.kind == "regression" else "auroc"
+        both = (of_yardstick(f_ND, task, target_N, nested), ensemble[task.name])
+        means = [
+            np.mean(
+                [
+                    score(task, target_N[r], p_NC[r])[metric]
+                    for r in map(nested.test, _folds(nested))
+                ]
+            )
+            for p_NC in both
+        ]
+        in_results = results["tasks"][task.name]["predictors"]["ensemble"][metric]["mean"]
+        assert abs(means[1] - in_results) < 1e-3, "these are not the run's folds"
+        low, high = difference(task, metric, target_N, both[1], both[0], nested)
+        print(
+            f"| {task.name} | {metric} | {means[0]:.4f} | {means[1]:.4f} | "
+            f"{means[1] - means[0]:+.4f} [{low:+.4f}, {high:+.4f}] |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

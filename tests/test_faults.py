@@ -13,7 +13,7 @@ import torch
 from enecg import experts
 from enecg.errors import JobFailed
 from enecg.records import RecordStore
-from enecg.stage1.embed import BATCH, Embedder
+from enecg.stage1.embed import CPU_PASS, Embedder
 from enecg.stage1.jobs import expert_folder, train_experts
 from struck import disturbed, experiment_in, outputs_of, workers
 
@@ -85,15 +85,15 @@ def test_out_of_memory_the_micro_batch_is_halved_once(
 def test_an_embedder_out_of_memory_takes_half_as_many_at_a_time_once(tmp_path: Path) -> None:
     options = {"hooks": str(tmp_path)}
     embedder = Embedder(("probe", None, options), prepared=True)
-    inputs = torch.randn(BATCH, 600)
-    batch = {"record_id": list(range(BATCH)), "inputs": inputs.numpy()}
+    inputs = torch.randn(3 * CPU_PASS, 600)
+    batch = {"record_id": list(range(len(inputs))), "inputs": inputs.numpy()}
     with torch.no_grad():
         known = experts.load("probe").embed(inputs)
-    (tmp_path / "memory").write_text(str(BATCH // 2))
+    (tmp_path / "memory").write_text(str(CPU_PASS // 2))
     for _ in range(2):
         found = embedder(batch)  # type: ignore[arg-type]
         torch.testing.assert_close(torch.from_numpy(found["features"]), known)
-        assert set(found["at_a_time"].tolist()) == {BATCH // 2}
-    (tmp_path / "memory").write_text(str(BATCH // 4))
+        assert set(found["halved_to"].tolist()) == {CPU_PASS // 2}
+    (tmp_path / "memory").write_text(str(CPU_PASS // 4))
     with pytest.raises(torch.OutOfMemoryError):
         embedder(batch)  # type: ignore[arg-type]

@@ -19,10 +19,12 @@ def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeding, "WINDOW", 16)
 
 
-def feed(rank: int = 0, world: int = 1, held_bytes: int = 10**9, n: int = 50) -> Feed:
+def feed(
+    rank: int = 0, world: int = 1, held_bytes: int = 10**9, n: int = 50, piece: int = 16
+) -> Feed:
     def stream() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in range(0, n, 16):
-            rows = np.arange(start, min(start + 16, n))
+        for start in range(0, n, piece):
+            rows = np.arange(start, min(start + piece, n))
             yield rows, rows[:, None].astype(np.float32)
 
     return Feed(stream, torch.from_numpy, n, 4, 3, rank, world, held_bytes)
@@ -53,10 +55,13 @@ def test_global_batches_do_not_depend_on_the_number_of_workers(world: int) -> No
         assert sorted(shares) == sorted(batch)
 
 
-def test_streamed_and_held_inputs_come_in_the_same_order() -> None:
+@pytest.mark.parametrize("piece", [1, 5, 16, 50])
+def test_streamed_and_held_inputs_come_in_the_same_order(piece: int) -> None:
     held = [(b.tolist(), x.tolist()) for b, _, x in feed().epoch(2, 8)]
-    streamed = [(b.tolist(), x.tolist()) for b, _, x in feed(held_bytes=0).epoch(2, 8)]
-    assert held == streamed
+    streaming = feed(held_bytes=0, piece=piece)
+    assert [(b.tolist(), x.tolist()) for b, _, x in streaming.epoch(2, 8)] == held
+    alone = next(x for _, mine, x in feed(60, 61, 0, piece=piece).epoch(2, 8) if not len(mine))
+    assert alone.shape == (0, 1)
 
 
 @pytest.mark.parametrize("held_bytes", [0, 10**9])

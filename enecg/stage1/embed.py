@@ -28,7 +28,9 @@ from enecg.stage1.feature_store import FeatureStore
 from enecg.storage import Folder
 
 BATCH = 64
-"""Records per backbone pass."""
+"""Records that are handed on together, and pass a backbone on a GPU at a time; …"""
+CPU_PASS = 8
+"""… on a CPU so many, whose intermediate results stay in its cache."""
 PART = 2048
 """Most records in a part of the feature store …"""
 PART_SECONDS = 15.0
@@ -93,7 +95,8 @@ class Embedder:
         name, weights, options = expert
         self.expert = experts.load(name, weights=weights, **options).to(self.device)
         self.prepared = prepared
-        self.batch = BATCH
+        self.at_a_time = BATCH if self.device.type == "cuda" else CPU_PASS
+        self.halved = False
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
@@ -101,22 +104,22 @@ class Embedder:
         try:
             f_BD = self._features(batch["inputs"])
         except torch.OutOfMemoryError:
-            if self.batch < BATCH or BATCH == 1:
+            if self.halved or self.at_a_time == 1:
                 raise
-            self.batch = BATCH // 2
+            self.at_a_time, self.halved = self.at_a_time // 2, True
             torch.cuda.empty_cache()
             f_BD = self._features(batch["inputs"])
         return {
             "record_id": batch["record_id"],
             "features": f_BD,
             "peak_memory_mb": np.full(len(f_BD), peak_memory_mb()),
-            "at_a_time": np.full(len(f_BD), self.batch),
+            "halved_to": np.full(len(f_BD), self.at_a_time if self.halved else 0),
         }
 
     def _features(self, inputs: np.ndarray) -> np.ndarray:
         found = []
-        for start in range(0, len(inputs), self.batch):
-            part = np.ascontiguousarray(inputs[start : start + self.batch])
+        for start in range(0, len(inputs), self.at_a_time):
+            part = np.ascontiguousarray(inputs[start : start + self.at_a_time])
             x = torch.from_numpy(part).to(self.device)
             f_BD = self.expert.embed(x) if self.prepared else self.expert.features(x)
             found.append(f_BD.float().cpu().numpy())
@@ -154,7 +157,7 @@ def compute_features(
         if not wanted:
             return peak
         started = written = time.monotonic()
-        halved, keys = False, list[str]()
+        halved, keys = 0, list[str]()
         parts: list[np.ndarray] = []
         try:
             for batch in _features_of(store, wanted, features, expert, settings):
@@ -162,9 +165,8 @@ def compute_features(
                 parts.append(batch["features"])
                 peak = max(peak, float(batch["peak_memory_mb"].max()))
                 progress.advance(len(batch["features"]))
-                if not halved and (at_a_time := int(batch["at_a_time"].min())) < BATCH:
-                    halved = True
-                    say(f"{name}: out of device memory; goes on with {at_a_time} records at a time")
+                if not halved and (halved := int(batch["halved_to"].max())):
+                    say(f"{name}: out of device memory; goes on with {halved} records at a time")
                 if len(keys) >= PART or time.monotonic() - written >= PART_SECONDS:
                     features.add(keys, np.concatenate(parts))
                     keys, parts, written = [], [], time.monotonic()

@@ -25,8 +25,8 @@ WINDOW = 2048
 """Records that are shuffled together."""
 HELD_BYTES = 2 * 10**9
 """Prepared inputs up to this size stay in a file after the first pass; larger ones stream."""
-PREPARED = 256
-"""Records that are prepared at a time for that file."""
+PIECE = 256
+"""Records that Ray Data hands over at a time; several make a window."""
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
@@ -45,9 +45,9 @@ class Feed:
     Attributes
     ----------
     stream : callable
-        Gives an iterator over (row numbers, raw inputs), the latter to be indexed by places, at
-        most `WINDOW` records at a time, in
-        the same order at every call, each of the ``n`` records once.
+        Gives an iterator over (row numbers, raw inputs), the latter to be indexed by places, some
+        records at a time (about `PIECE`), in the same order at every call, each of the ``n``
+        records once.
     prepare : callable
         Raw inputs → the model's input tensor.
     n : int
@@ -83,14 +83,12 @@ class Feed:
         """
         if self._held is None and (at_any_size or self.bytes_each * self.n <= self.held_bytes):
             for rows, raw in self.stream():
-                for start in range(0, len(rows), PREPARED):
-                    places = np.arange(start, min(start + PREPARED, len(rows)))
-                    inputs = raw[places]
-                    if self.augment is None:
-                        inputs = self.prepare(inputs)
-                    if self._held is None:
-                        self._held = _in_a_file(self.n, inputs)
-                    self._held[rows[places]] = inputs
+                inputs = raw[np.arange(len(rows))]
+                if self.augment is None:
+                    inputs = self.prepare(inputs)
+                if self._held is None:
+                    self._held = _in_a_file(self.n, inputs)
+                self._held[rows] = inputs
         return self._held
 
     def epoch(self, epoch: int, batch_size: int) -> Iterator[tuple[Rows, Rows, Tensor]]:
@@ -115,7 +113,7 @@ class Feed:
     def _windows(self) -> Iterator[tuple[Rows, Any]]:
         held = self.hold()
         if held is None:
-            yield from self.stream()
+            yield from _joined(self.stream())
             return
         for start in range(0, self.n, WINDOW):
             rows = np.arange(start, min(start + WINDOW, self.n))
@@ -123,6 +121,45 @@ class Feed:
 
     def _ready(self, inputs: Any) -> Tensor:
         return inputs if isinstance(inputs, Tensor) else self.prepare(inputs)
+
+
+class _Window:
+    """Raw inputs from several pieces, to be indexed by their places in the window."""
+
+    def __init__(self, parts: list[tuple[Any, Rows]]) -> None:
+        self.pieces = [raw for raw, _ in parts]
+        self.piece_W = np.repeat(np.arange(len(parts)), [len(places) for _, places in parts])
+        self.place_W = np.concatenate([places for _, places in parts])
+
+    def __getitem__(self, places: Rows) -> Any:
+        piece_B, place_B = self.piece_W[places], self.place_W[places]
+        found: Any = None
+        for piece in np.unique(piece_B) if len(places) else [0]:
+            here = np.flatnonzero(piece_B == piece)
+            part = self.pieces[piece][place_B[here]]
+            if found is None:
+                found = np.empty((len(places), *part.shape[1:]), part.dtype)
+            found[here] = part
+        return found
+
+
+def _joined(stream: Iterator[tuple[Rows, Any]]) -> Iterator[tuple[Rows, Any]]:
+    """Windows of `WINDOW` records, the last one of what is left, from pieces of any size."""
+    rows_of: list[Rows] = []
+    parts: list[tuple[Any, Rows]] = []
+    room = WINDOW
+    for rows, raw in stream:
+        places = np.arange(len(rows))
+        while len(places):
+            rows_of.append(rows[places[:room]])
+            parts.append((raw, places[:room]))
+            places = places[room:]
+            room -= len(rows_of[-1])
+            if not room:
+                yield np.concatenate(rows_of), _Window(parts)
+                rows_of, parts, room = [], [], WINDOW
+    if parts:
+        yield np.concatenate(rows_of), _Window(parts)
 
 
 def _in_a_file(n: int, like: Any) -> Any:

@@ -30,7 +30,7 @@ from enecg.stage1.adapted import backbone_with_lora, save_adapted, save_outputs
 from enecg.stage1.augment import augment
 from enecg.stage1.checkpoints import newest_whole, seal
 from enecg.stage1.choosing import Outcome, Setup
-from enecg.stage1.feeding import WINDOW, Feed, Rows
+from enecg.stage1.feeding import PIECE, Feed, Rows
 from enecg.stage1.fitting import Progress
 from enecg.stage1.head_space import HeadChoice
 from enecg.stage1.train import Session, adapt_heads, train_backbones
@@ -134,7 +134,7 @@ def _feed(
     else:
         each = 4 * len(LEADS) * N_SAMPLES if augmented else _bytes_prepared(backbone)
     return Feed(
-        lambda: _windows(shard, key, experiment),
+        lambda: _pieces(shard, key, experiment),
         prepare,
         n,
         each,
@@ -244,24 +244,22 @@ class _Signals:
         return decode({name: values[chosen] for name, values in self.batch.items()})
 
 
-def _windows(shard: Any, key: str, experiment: Experiment) -> Iterator[tuple[Rows, Any]]:
+def _pieces(shard: Any, key: str, experiment: Experiment) -> Iterator[tuple[Rows, Any]]:
     """Row numbers and raw inputs from Ray Data: features, or signals in mV."""
     rows_of: dict[str, list[int]] = {}
     for row, value in enumerate(experiment.store.index[key]):
         rows_of.setdefault(value, []).append(row)
     waiting = len(experiment.nested.outer_N)
-    for batch in shard.iter_batches(batch_size=WINDOW, batch_format="numpy"):
+    for batch in shard.iter_batches(batch_size=PIECE, batch_format="numpy"):
         # Identical signals share a key; and two jobs may have stored features of the same record.
         found = [rows_of.pop(value, []) for value in batch[key]]
         rows = np.array([row for many in found for row in many], dtype=np.int64)
         source = np.repeat(np.arange(len(found)), [len(many) for many in found])
-        for start in range(0, len(rows), WINDOW):
-            part = slice(start, start + WINDOW)
-            if "signal" in batch:
-                yield rows[part], _Signals(batch, source[part])
-            else:
-                column = "features" if "features" in batch else "inputs"
-                yield rows[part], np.asarray(batch[column], dtype=np.float32)[source[part]]
+        if "signal" in batch:
+            yield rows, _Signals(batch, source)
+        else:
+            column = "features" if "features" in batch else "inputs"
+            yield rows, np.asarray(batch[column], dtype=np.float32)[source]
         waiting -= len(rows)
     if waiting:
         raise RuntimeError(

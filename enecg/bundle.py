@@ -5,6 +5,7 @@
     <bundle>/bundle.json                 what it is, which experts and gates, how it came about
     <bundle>/model_card.md               the same in words: results, intended use, limits
     <bundle>/gates.safetensors
+    <bundle>/features.safetensors        where gates see experts' features: how those are reduced
     <bundle>/experts/<name>/models.*     heads, and backbones where those were trained
 """
 
@@ -30,9 +31,16 @@ from enecg.experts.joined import Joined
 from enecg.files import read_json, replacing, write_json, write_text
 from enecg.gate.calibration import Calibration
 from enecg.gate.ensemble import GateEnsemble
-from enecg.gate.network import Gates, gate_view, initial
+from enecg.gate.features import PARTS, Reduction
+from enecg.gate.network import SHOWN, Gates, gate_view, initial
 from enecg.gate.space import GateChoice
-from enecg.stage1.adapted import AdaptedExpert, load_adapted, save_adapted
+from enecg.stage1.adapted import (
+    AdaptedExpert,
+    load_adapted,
+    load_outputs,
+    save_adapted,
+    save_outputs,
+)
 from enecg.tasks import Task
 
 FORMAT = "enecg-bundle"
@@ -67,6 +75,8 @@ class Bundle:
         Facts on how it came about, as JSON values.
     fingerprints : dict of str to str
         Of the backbones that heads or LoRA were trained on.
+    reductions : dict of str to Reduction
+        For gates that see experts' features: what they see of each.
     card : str
         The model card, in Markdown; empty: none is written.
     """
@@ -77,6 +87,7 @@ class Bundle:
     ensemble: GateEnsemble
     provenance: Mapping[str, Any]
     fingerprints: dict[str, str] = field(default_factory=dict)
+    reductions: dict[str, Reduction] = field(default_factory=dict)
     card: str = ""
 
     def save(self, folder: Path) -> None:
@@ -92,6 +103,15 @@ class Bundle:
         }
         with replacing(building / "gates.safetensors") as temporary:
             save_file(tensors, temporary)
+        if self.reductions:
+            save_outputs(
+                building / "features.safetensors",
+                {
+                    f"{name}/{part}": getattr(reduction, part)
+                    for name, reduction in self.reductions.items()
+                    for part in PARTS
+                },
+            )
         write_json(
             building / "bundle.json",
             {
@@ -114,6 +134,7 @@ class Bundle:
                     {"drawn": count, "choice": gates.choice.model_dump()}
                     for count, gates in self.ensemble.members
                 ],
+                "features_seen": list(self.reductions),
                 "calibration": self.ensemble.calibration.dump(),
                 "fingerprints": self.fingerprints,
                 "provenance": dict(self.provenance),
@@ -173,6 +194,10 @@ class Bundle:
             if any(found_here[name].shape != value.shape for name, value in wanted.items()):
                 raise ValueError(f"gate {member} is of another shape than its description says")
             members.append((entry["drawn"], Gates(choice, found_here)))
+        reductions: dict[str, Reduction] = {}
+        if seen := description.get("features_seen"):
+            kept = load_outputs(folder / "features.safetensors")
+            reductions = {name: Reduction(*(kept[f"{name}/{p}"] for p in PARTS)) for name in seen}
         return cls(
             task,
             description["expert_names"],
@@ -180,6 +205,7 @@ class Bundle:
             GateEnsemble(members, Calibration.read(description["calibration"])),
             description["provenance"],
             description["fingerprints"],
+            reductions,
         )
 
 
@@ -294,8 +320,12 @@ class Predictor:
                 inputs = features(backbone) if settings.frozen else prepared(backbone)
                 place = bundle.expert_names.index(name)
                 outputs_BEC[:, place] = adapted.answer(inputs, embed).cpu().numpy()
+            features_BEK = np.full((*shape[:2], SHOWN), np.nan, dtype=np.float32)
+            for name, reduction in bundle.reductions.items():
+                seen_BD = features(self._backbones[bundle.task.name, name]).cpu().numpy()
+                features_BEK[:, bundle.expert_names.index(name)] = reduction(seen_BD)
             answers[bundle.task.name] = bundle.ensemble.predict(
-                view_BLT, outputs_BEC, bundle.expert_names, bundle.task
+                view_BLT, outputs_BEC, bundle.expert_names, bundle.task, features_BEK
             )
         return answers
 

@@ -10,6 +10,8 @@ from enecg.bundle import Bundle
 from enecg.evaluation.model_card import model_card
 from enecg.experiment import Experiment
 from enecg.gate.ensemble import Chosen, Key, TrainedGates
+from enecg.gate.features import final_reduction
+from enecg.gate.search import FEATURES, gate_folder
 from enecg.gate.trial import Arrays
 from enecg.nested import ALL
 from enecg.provenance import commit
@@ -51,6 +53,17 @@ def write_bundles(
         for scope in arrays.nested.scopes:
             ensemble = chosen[task.name, scope].ensemble((task.name, scope), gates)
             used = {name for _, gate in ensemble.members for name in gate.choice.experts}
+            seen = {
+                name
+                for _, gate in ensemble.members
+                if gate.choice.joined == "features"
+                for name in gate.choice.experts
+            }
+            found = {
+                name: final_reduction(gate_folder(config) / FEATURES, scope, name)
+                for name in arrays.experts
+                if name in seen
+            }
             bundle = Bundle(
                 task,
                 arrays.experts,
@@ -75,6 +88,7 @@ def write_bundles(
                     for name in used
                     if config.experts[name].builds_on_weights
                 },
+                reductions={n: one for n, one in found.items() if one is not None},
             )
             if scope == ALL:
                 bundle.card = model_card(bundle, results[task.name])

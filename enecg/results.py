@@ -29,7 +29,7 @@ from enecg.gate.ensemble import Chosen, GateEnsemble, Key, TrainedGates, choose,
 from enecg.gate.network import constant_gate
 from enecg.gate.search import found_trials, gate_fingerprint, gate_folder, load_arrays
 from enecg.gate.trial import Arrays
-from enecg.nested import ALL
+from enecg.nested import ALL, Fit
 from enecg.progress import say
 from enecg.provenance import commit, hardware
 from enecg.run_folder import begin, facts_of, finish, is_done
@@ -157,6 +157,7 @@ def predict_test_groups(
         training, test = arrays.nested.training(scope), arrays.nested.test(scope)
         filler_BC = dummy(task, arrays.targets[task.name][training], int(test.sum()))
         choice = chosen[task.name, scope]
+        features = arrays.features.get(Fit(scope, None).key)
         mixtures = {
             **{name: GateEnsemble([(1, constant_gate({name: 1.0}))]) for name in each},
             "uniform": GateEnsemble([(1, constant_gate(dict.fromkeys(each, 1.0)))]),
@@ -166,7 +167,11 @@ def predict_test_groups(
         }
         for name, mixture in mixtures.items():
             predicted_BC, weights_BE = mixture.predict(
-                arrays.view_NLT[test], arrays.outputs[task.name][number, test], each, task
+                arrays.view_NLT[test],
+                arrays.outputs[task.name][number, test],
+                each,
+                task,
+                None if features is None else features[test],
             )
             lacking = np.isnan(predicted_BC)
             missing[name] += int(lacking.any(1).sum())

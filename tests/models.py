@@ -12,6 +12,7 @@ from enecg.bundle import Bundle
 from enecg.config import ExpertSettings
 from enecg.gate.calibration import Calibration
 from enecg.gate.ensemble import GateEnsemble
+from enecg.gate.features import Reduction, fit_reduction
 from enecg.gate.network import Gates, initial
 from enecg.gate.space import GateChoice
 from enecg.stage1.adapted import AdaptedExpert, Model
@@ -82,8 +83,15 @@ def gate(
     return Gates(choice, parameters)
 
 
+def reduction(name: str) -> Reduction:
+    """What gates see of an expert's features: of random ones."""
+    width = experts.load(name, **SETTINGS[name].options).spec.width
+    f_ND = np.random.default_rng(width).normal(size=(40, width)).astype(np.float32)
+    return fit_reduction(f_ND, np.ones(40, dtype=bool), 0)
+
+
 def bundle(task: Task, **models: AdaptedExpert) -> Bundle:
-    """A bundle of two gates over some experts (by default: both)."""
+    """A bundle of three gates over some experts (by default: both)."""
     if not models:
         models = {
             "rocket": adapted_expert("rocket", task),
@@ -98,10 +106,12 @@ def bundle(task: Task, **models: AdaptedExpert) -> Bundle:
             [
                 (2, gate(task, names, 1, encoder="conv", joined="outputs", weights_per="class")),
                 (1, gate(task, names[:1], 2, depth=0)),
+                (1, gate(task, names, 3, joined="features")),
             ],
             Calibration("temperature", 1.5),
         ),
         {"commit": None, "n_training": 7},
+        reductions={name: reduction(name) for name in names if SETTINGS[name].frozen},
     )
 
 

@@ -19,6 +19,7 @@ from enecg.bundle import AT_A_TIME, Bundle, Predictor, load_bundles
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
 from enecg.gate.ensemble import GateEnsemble
+from enecg.gate.features import PARTS
 from enecg.predict import rows_of
 from enecg.stage1.adapted import AdaptedExpert, Model
 from enecg.stage1.kernel import KernelHead, fit_kernel
@@ -90,6 +91,11 @@ def test_every_tensor_is_in_the_bundle(tmp_path: Path) -> None:
         if module is not None
     ]
     wanted = [value for module in modules for value in module.state_dict().values()]
+    wanted += [
+        torch.from_numpy(getattr(reduction, part))
+        for reduction in made.reductions.values()
+        for part in PARTS
+    ]
     wanted += [value for _, g in made.ensemble.members for value in g.parameters.values()]
     assert Counter(value.numpy().tobytes() for value in wanted) == Counter(written)
 
@@ -110,7 +116,7 @@ def test_the_card_says_what_answers(tmp_path: Path) -> None:
     card = json.loads((tmp_path / "b" / "bundle.json").read_text())
     assert "one model refitted" in card["experts"]["rocket"]["answer"]
     assert "the mean of 3 models" in card["experts"]["dlinear"]["answer"]
-    assert [gate["drawn"] for gate in card["gates"]] == [2, 1]
+    assert [gate["drawn"] for gate in card["gates"]] == [2, 1, 1]
 
 
 def test_saving_replaces_the_whole_folder(tmp_path: Path) -> None:
@@ -171,6 +177,7 @@ def swapped(folder: Path) -> None:
         (changed(calibration={"kind": "temperature"}), "damaged"),
         (wider_gate, "gate 0 is of another shape than its description says"),
         (without("gates.safetensors"), "damaged"),
+        (without("features.safetensors"), "damaged"),
         (without("experts/rocket/models.json"), "damaged"),
         (without("experts/dlinear/models.safetensors"), "damaged"),
         (cut("gates.safetensors"), "damaged"),

@@ -48,6 +48,15 @@ def test_what_is_added_comes_back_bit_for_bit(store: FeatureStore) -> None:
         np.testing.assert_array_equal(found[key], row)
 
 
+def test_rows_come_in_the_order_asked_for(store: FeatureStore) -> None:
+    store.add(KEYS, F_BD)
+    store.add(["dd"], F_BD[:1] + 1)
+    asked = ["dd", "bb", "aa", "bb"]
+    np.testing.assert_array_equal(store.rows(asked), [F_BD[0] + 1, F_BD[1], F_BD[0], F_BD[1]])
+    with pytest.raises(JobFailed, match="features of some records are not here"):
+        store.rows(["aa", "ee"])
+
+
 def test_adding_again_is_the_same_part(store: FeatureStore) -> None:
     first = store.add(KEYS, F_BD)
     before = first.read_bytes()

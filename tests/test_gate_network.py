@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from enecg.gate.ensemble import GateEnsemble
-from enecg.gate.network import Gates, constant_gate, gate_view
+from enecg.gate.network import SHOWN, Gates, constant_gate, gate_view
 from enecg.gate.space import GateChoice
 from enecg.gate.training import epochs_of, train_gates
 from enecg.signals import LEADS
@@ -39,16 +39,21 @@ class Material:
     outputs_UNEC: np.ndarray
     target_N: np.ndarray
     learns_UN: np.ndarray
+    features_UNEK: np.ndarray
 
     def train(self, chosen: GateChoice, seed: int = 5) -> Gates:
         torch.set_num_threads(1)
         return train_gates(
-            chosen, self.view_NLT, self.outputs_UNEC, self.target_N, self.learns_UN, self.task, seed
-        )
+            chosen, self.view_NLT, self.outputs_UNEC, self.target_N, self.learns_UN, self.task,
+            seed, self.features_UNEK if chosen.joined == "features" else None,
+        )  # fmt: skip
 
     def unit(self, number: int) -> Material:
         part = slice(number, number + 1)
-        return replace(self, outputs_UNEC=self.outputs_UNEC[part], learns_UN=self.learns_UN[part])
+        return replace(
+            self, outputs_UNEC=self.outputs_UNEC[part], learns_UN=self.learns_UN[part],
+            features_UNEK=self.features_UNEK[part],
+        )  # fmt: skip
 
 
 def material(task: Task = AGE, units: int = 3, n: int = 300) -> Material:
@@ -63,7 +68,10 @@ def material(task: Task = AGE, units: int = 3, n: int = 300) -> Material:
         target = random.normal(size=n)
     target[::9] = np.nan
     view = random.normal(size=(n, 12, 200)).astype(np.float16)
-    return Material(task, view, outputs, target, random.random((units, n)) < 0.7)
+    learns = random.random((units, n)) < 0.7
+    features = random.normal(size=(units, n, len(EXPERTS), SHOWN)).astype(np.float32)
+    features[:, :, 1] = np.nan  # one has none
+    return Material(task, view, outputs, target, learns, features)
 
 
 def tensors(gates: Gates) -> list[torch.Tensor]:
@@ -142,6 +150,8 @@ EVERYTHING = {
         *({"depth": depth, "leads": leads} for depth in (0, 1, 2) for leads in ("II", "all")),
         {"joined": "outputs"},
         {"joined": "outputs", "depth": 0, "top_k": 1},
+        {"joined": "features"},
+        {"joined": "features", "depth": 0, "encoder": "conv"},
         EVERYTHING,
     ],
     ids=str,
@@ -183,6 +193,43 @@ def test_records_a_gate_may_not_learn_from_change_nothing(
         assert not torch.equal(tensors(before.of_unit(0))[-1], tensors(after.of_unit(0))[-1]) or (
             not torch.equal(tensors(before.of_unit(0))[0], tensors(after.of_unit(0))[0])
         )
+
+
+@pytest.mark.parametrize("value", [np.nan, 7.0])
+def test_features_a_gate_may_not_learn_from_change_nothing(value: float) -> None:
+    given = material()
+    features = given.features_UNEK.copy()
+    features[~given.learns_UN] = value
+    chosen = choice(joined="features")
+    before, after = (one.train(chosen) for one in (given, replace(given, features_UNEK=features)))
+    assert is_finite(after)
+    assert_same(before, after)
+    features[1, given.learns_UN[1] & ~np.isnan(given.target_N)] = 0.0
+    other = replace(given, features_UNEK=features).train(chosen)
+    assert_same(before.of_unit(0), other.of_unit(0))
+    assert not torch.equal(tensors(before.of_unit(1))[0], tensors(other.of_unit(1))[0])
+
+
+def test_a_gate_learns_which_expert_is_right_where_features_tell() -> None:
+    random = np.random.default_rng(2)
+    n = 1200
+    sign_N, target = random.choice([-1, 1], n), random.normal(50, 10, n)
+    right, wrong = (target + random.normal(0, spread, n) for spread in (1, 15))
+    upright = sign_N > 0
+    outputs = np.stack([np.where(upright, right, wrong), np.where(upright, wrong, right)], axis=1)
+    features = random.normal(size=(1, n, 2, SHOWN)).astype(np.float32)
+    features[0, :, 0, 3], features[0, :, 1] = sign_N, np.nan
+    view, learns = np.zeros((n, 12, 200), dtype=np.float16), np.arange(n) < 900
+    given = Material(
+        AGE, view, outputs[None, :, :, None].astype(np.float32), target, learns[None], features
+    )
+    gates = given.train(choice(experts=("a", "b"), joined="features", epochs=30))
+    [mixed_BC], [weights_BE] = gates.predict(
+        view[~learns], given.outputs_UNEC[:, ~learns], AGE, features[:, ~learns]
+    )
+    assert np.where(upright[~learns], weights_BE[:, 0], weights_BE[:, 1]).mean() > 0.9
+    losses = [AGE.loss(target[~learns], outputs[~learns][:, [expert]]) for expert in (0, 1)]
+    assert AGE.loss(target[~learns], mixed_BC) < 0.6 * min(losses)
 
 
 def test_outputs_for_records_without_a_label_change_nothing() -> None:
@@ -229,7 +276,8 @@ def test_a_gate_learns_which_expert_is_right_where_a_lead_tells(
     upright = (sign_N > 0)[:, None]
     outputs = np.stack([np.where(upright, right, wrong), np.where(upright, wrong, right)], axis=1)
     learns = np.arange(n) < 900
-    given = Material(task, view, outputs[None].astype(np.float32), target, learns[None])
+    none = np.full((1, n, 2, SHOWN), np.nan, dtype=np.float32)
+    given = Material(task, view, outputs[None].astype(np.float32), target, learns[None], none)
     settings = {"leads": "limb", "experts": ("a", "b"), "epochs": 30, "weight_decay": 0.01}
     chosen = choice(**settings | changes)
     weights_BE = weights(given.train(chosen), view[~learns], task)[0].numpy()

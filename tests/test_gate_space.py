@@ -208,3 +208,15 @@ def test_a_searcher_can_propose_every_gate_of_the_shipped_space() -> None:
     assert {len(choice.experts) for choice in choices} == set(range(1, 7))
     for key in ("encoder", "joined", "weights_per", "mix"):
         assert len({getattr(choice, key) for choice in choices}) == 2
+
+
+def test_a_space_says_whether_some_gate_may_be_so(tmp_path: Path) -> None:
+    for form, may in (
+        ("features", True), ({"choose": ["nothing", "features"]}, True), ("outputs", False),
+        ({"choose": ["nothing", "outputs"]}, False),
+    ):  # fmt: skip
+        path = tmp_path / "space.yaml"
+        path.write_text(yaml.safe_dump(FIXED | {"joined": form}))
+        assert Space(path, EXPERTS).may_be("joined", "features") == may
+    path.write_text(yaml.safe_dump(FIXED))
+    assert not Space(path, EXPERTS).may_be("joined", "features")

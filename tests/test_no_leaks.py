@@ -18,6 +18,7 @@ from enecg import experts
 from enecg.config import EnsembleSettings
 from enecg.experts.contract import Expert
 from enecg.gate.ensemble import Chosen, choose
+from enecg.gate.features import reduce_features
 from enecg.gate.network import Gates
 from enecg.gate.space import GateChoice
 from enecg.gate.trial import Arrays, cross_validate, refit
@@ -45,6 +46,7 @@ CHOICES = [
         (("II",), ("rocket", "dlinear"), {}),
         (("I", "V1"), ("rocket",), {}),
         (LEADS, ("dlinear", "rocket"), {"encoder": "conv", "joined": "outputs"}),
+        (("II",), ("rocket", "dlinear"), {"joined": "features"}),
     )
 ]  # fmt: skip
 
@@ -102,6 +104,7 @@ def procedure(problem: Problem, folder: Any) -> Learned:
         problem.tasks,
         list(outcomes),
         5,
+        reduce_features([problem.features_ND, None], problem.nested, 5)[0],
     )
     return Learned(outcomes, stage_2(arrays, folder))
 
@@ -287,6 +290,7 @@ def arrays(problem: Problem) -> Arrays:
     return Arrays(
         random.normal(size=(n, 12, 200)).astype(np.float16), outputs, problem.targets,
         problem.nested, problem.tasks, ["rocket", "dlinear"], 5,
+        reduce_features([problem.features_ND, None], problem.nested, 5)[0],
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from enecg.config import parse_config
 from enecg.errors import JobFailed, UserError
@@ -23,6 +24,7 @@ from enecg.evaluation.metrics import score
 from enecg.evaluation.wording import with_interval
 from enecg.experiment import open_experiment
 from enecg.files import read_json
+from enecg.gate import ensemble
 from enecg.pipeline import run_stages
 from enecg.predict import predict_file, predict_store
 from enecg.records import RecordStore
@@ -31,7 +33,7 @@ from enecg.stage1.feature_store import FeatureStore
 from enecg.stage1.jobs import train_experts
 from enecg.tasks import TASKS
 from enecg.validate import evaluate_file, labels_of
-from runs import job, settings, without_times, write_config
+from runs import REPOSITORY, job, settings, without_times, write_config
 
 ALL_STAGES = ["experts", "search", "ensemble"]
 PREDICTORS = {"rocket", "dlinear", "uniform", "stacking", "gate", "ensemble", "dummy"}
@@ -136,11 +138,15 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(
 
 
 def test_fold_models_reproduce_the_evaluation(finished: Path, synthetic_store: RecordStore) -> None:
-    values = settings(synthetic_store.path, finished / "run")
-    experiment = open_experiment(parse_config(values))
-    results = results_of(finished)["tasks"]
+    reproduces(finished, synthetic_store)
+
+
+def reproduces(folder: Path, store: RecordStore) -> None:
+    """Compare the predictions of each outer fold's bundles with what results.json says."""
+    experiment = open_experiment(parse_config(settings(store.path, folder / "run")))
+    results = results_of(folder)["tasks"]
     for number, fold in enumerate(experiment.nested.outer_names):
-        table = predict_store(finished / "run" / "folds" / fold, synthetic_store)
+        table = predict_store(folder / "run" / "folds" / fold, store)
         test = experiment.nested.test(fold)
         for task in experiment.tasks:
             columns = [f"{task.name}__p__{name}" for name in task.classes] or [task.name]
@@ -152,6 +158,30 @@ def test_fold_models_reproduce_the_evaluation(finished: Path, synthetic_store: R
             for metric, value in scores.items():
                 folds = results[task.name]["predictors"]["ensemble"][metric]["folds"]
                 assert value == pytest.approx(folds[number], rel=1e-4, abs=1e-5), metric
+
+
+def test_gates_that_see_features_are_bundled_with_what_they_see(
+    finished: Path,
+    synthetic_store: RecordStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the search to the bundle; gates are taken whatever they gain."""
+    subprocess.run(["cp", "-r", finished / "run", tmp_path / "run"], check=True)
+    space = yaml.safe_load((REPOSITORY / "tune_spaces/gate.yaml").read_text())
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space | {"joined": "features"}))
+    monkeypatch.setattr(ensemble, "gain_with_error", lambda *_: (1.0, 0.0))
+    changes = [f"run_dir={tmp_path / 'run'}", f"gate.space={tmp_path / 'space.yaml'}"]
+    run_stages(finished / "config.yaml", changes, ["search", "ensemble"])
+    trials = pd.read_parquet(tmp_path / "run/gate/trials.parquet")
+    assert (trials["joined"] == "features").sum() == 3
+    seen = [
+        read_json(path)["features_seen"]
+        for path in (tmp_path / "run").glob("*/**/bundle.json")
+        if any(one["choice"]["joined"] == "features" for one in read_json(path)["gates"])
+    ]
+    assert ["rocket"] in seen  # the other one's backbone is trained
+    reproduces(tmp_path, synthetic_store)
 
 
 def test_predictions_from_a_store_and_from_wfdb_files_agree(

@@ -105,6 +105,7 @@ class GateEnsemble:
         outputs_BEC: npt.NDArray[np.float32],
         experts: list[str],
         task: Task,
+        features_BEK: npt.NDArray[np.float32] | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Mix the experts' outputs.
 
@@ -117,6 +118,8 @@ class GateEnsemble:
         experts : list of str
             Names of the E experts.
         task : Task
+        features_BEK : array, shape (B, E, K), optional
+            What is seen of the experts' features, where some gate sees it.
 
         Returns
         -------
@@ -130,7 +133,8 @@ class GateEnsemble:
         for count, gate in self.members:
             places = [experts.index(name) for name in gate.choice.experts]
             shown = np.ascontiguousarray(outputs_BEC[None, :, places])
-            [mixed_BC], [shares_BE] = gate.predict(view_BLT, shown, task)
+            features = None if features_BEK is None else features_BEK[None, :, places]
+            [mixed_BC], [shares_BE] = gate.predict(view_BLT, shown, task, features)
             there_B = ~np.isnan(mixed_BC).any(1)
             total_BC[there_B] += count * mixed_BC[there_B]
             weights_BE[:, places] += count * there_B[:, None] * shares_BE

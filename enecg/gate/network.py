@@ -25,6 +25,8 @@ LIMIT_MV = 5.0
 """Larger deflections are cut off: they are artefacts."""
 KERNEL = 16
 """Length and step of the convolution in samples of what a gate sees: 0.8 s, a heart beat or so."""
+SHOWN = 8
+"""Numbers that a gate sees of each expert's features, where it sees those."""
 NEVER = -1e9
 """Logit of an expert that has no output; finite, since gradients of −∞ are not numbers."""
 
@@ -58,7 +60,11 @@ class Gates:
 
     @torch.no_grad()
     def predict(
-        self, view_BLT: npt.NDArray[np.float16], outputs_UBEC: npt.NDArray[np.float32], task: Task
+        self,
+        view_BLT: npt.NDArray[np.float16],
+        outputs_UBEC: npt.NDArray[np.float32],
+        task: Task,
+        features_UBEK: npt.NDArray[np.float32] | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Mix the experts' outputs.
 
@@ -69,6 +75,8 @@ class Gates:
         outputs_UBEC : array, shape (U, B, E, C)
             Outputs of the choice's experts, in its order; NaN where an expert has none.
         task : Task
+        features_UBEK : array, shape (U, B, E, K), optional
+            What `features.Reduction` gives of their features, for gates that see those.
 
         Returns
         -------
@@ -79,7 +87,11 @@ class Gates:
             their mean over classes.
         """
         outputs = torch.from_numpy(np.ascontiguousarray(outputs_UBEC))
-        weights_UBCE = weigh(self.parameters, leads_of(view_BLT, self.choice), outputs, self.choice)
+        features = None
+        if features_UBEK is not None:
+            features = torch.from_numpy(np.ascontiguousarray(features_UBEK))
+        x_BLT = leads_of(view_BLT, self.choice)
+        weights_UBCE = weigh(self.parameters, x_BLT, outputs, self.choice, features_UBEK=features)
         mixed_UBC = mix(weights_UBCE, outputs, self.choice, task)
         return mixed_UBC.numpy(), weights_UBCE.mean(2).numpy()
 
@@ -129,8 +141,8 @@ def initial(
     -------
     dict of str to Tensor
         ``conv/…`` where the encoder is convolutional; ``dense0/…``, …; ``joined/weight`` where
-        the experts' outputs are joined to what the first dense layer sees, with ``center`` and
-        ``scale`` (U, 1, 1, 1), which standardise those.
+        the experts' outputs or features are joined to what the first dense layer sees; for
+        outputs also ``center`` and ``scale`` (U, 1, 1, 1), which standardise those.
     """
     samples = RATE_HZ * 10
     drawn: Parameters = {}
@@ -149,9 +161,11 @@ def initial(
     widths = [width_in, *[choice.width] * choice.depth, len(choice.experts) * columns]
     for number, (before, after) in enumerate(pairwise(widths)):
         layer(f"dense{number}", before, after, zero=number == choice.depth)
-    if choice.joined == "outputs":
-        layer("joined", len(choice.experts) * n_outputs, widths[1], zero=choice.depth == 0)
+    if choice.joined != "nothing":
+        each = n_outputs if choice.joined == "outputs" else SHOWN
+        layer("joined", len(choice.experts) * each, widths[1], zero=choice.depth == 0)
         del drawn["joined/bias"]
+    if choice.joined == "outputs":
         drawn["center"] = torch.zeros(n_units, 1, 1, 1)
         drawn["scale"] = torch.ones(n_units, 1, 1, 1)
     return drawn
@@ -163,6 +177,7 @@ def weigh(
     outputs_UBEC: Tensor,
     choice: GateChoice,
     dropout: torch.Generator | None = None,
+    features_UBEK: Tensor | None = None,
 ) -> Tensor:
     """Return weights over the chosen experts, shape (U, B, 1 or C, E).
 
@@ -176,6 +191,8 @@ def weigh(
     choice : GateChoice
     dropout : torch.Generator, optional
         With one, dropout is on.
+    features_UBEK : Tensor, shape (U, B, E, K), optional
+        NaN where an expert has none; a gate that is to see features and is given none sees zeros.
     """
     n_units, _, n_experts, _ = outputs_UBEC.shape
 
@@ -200,8 +217,10 @@ def weigh(
         hidden = torch.baddbmm(
             parameters[f"dense{number}/bias"], hidden, parameters[f"dense{number}/weight"]
         )
-        if number == 0 and choice.joined == "outputs":
+        shown = features_UBEK if choice.joined == "features" else None
+        if choice.joined == "outputs":
             shown = (outputs_UBEC - parameters["center"]) / parameters["scale"]
+        if number == 0 and shown is not None:
             shown_UBJ = dropped(shown.nan_to_num(0.0).flatten(2))
             hidden = torch.baddbmm(hidden, shown_UBJ, parameters["joined/weight"])
     logits_UBCE = hidden.unflatten(-1, (-1, n_experts)) / choice.temperature

@@ -20,6 +20,7 @@ from enecg.config import Config
 from enecg.errors import JobFailed
 from enecg.experiment import Experiment
 from enecg.files import fingerprint, read_json, replacing, write_json
+from enecg.gate.features import load_features
 from enecg.gate.network import gate_view
 from enecg.gate.space import GateChoice, Space, plain_choices
 from enecg.gate.trial import Arrays
@@ -31,7 +32,7 @@ from enecg.spaces import Chance
 from enecg.stage1.adapted import load_outputs, save_outputs
 from enecg.stage1.jobs import expert_fingerprint, expert_folder
 
-VIEWS = "views.safetensors"
+VIEWS, FEATURES = "views.safetensors", "features.safetensors"
 TRIALS = "trials.json"
 
 
@@ -179,6 +180,9 @@ def load_arrays(experiment: Experiment) -> Arrays:
         experiment.tasks,
         names,
         config.seed,
+        load_features(experiment, gate_folder(config) / FEATURES)
+        if Space(Path(config.gate.space), names).may_be("joined", "features")
+        else {},
     )
 
 

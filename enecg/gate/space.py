@@ -38,8 +38,9 @@ class GateChoice(BaseModel):
     encoder: Literal["mlp", "conv"] = "mlp"
     """What reads the leads: dense layers on all samples, or on the mean and maximum over time of
     a convolution."""
-    joined: Literal["nothing", "outputs"] = "nothing"
-    """What the gate sees beside the leads."""
+    joined: Literal["nothing", "outputs", "features"] = "nothing"
+    """What the gate sees beside the leads: of its experts, the outputs or a few numbers that sum
+    up the features."""
     depth: int = Field(ge=0, le=8)
     """Hidden dense layers."""
     width: int = Field(ge=1)
@@ -146,6 +147,12 @@ class Space:
             raise UserError(
                 f"gate.space: {self.path}: {where}: {first['msg']}, not {first['input']!r}"
             ) from None
+
+    def may_be(self, key: str, value: str) -> bool:
+        """Whether some gate of the space has this value of a key that takes names."""
+        form = self.forms.get(key)
+        choices = form.get("choose", []) if isinstance(form, dict) else [form]
+        return value in choices
 
     def _value(self, key: str, form: Any, source: Source) -> Any:
         """One value of one key."""

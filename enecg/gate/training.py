@@ -24,9 +24,11 @@ def train_gates(
     learns_UN: npt.NDArray[np.bool_],
     task: Task,
     seed: int,
+    features_UNEK: npt.NDArray[np.float32] | None = None,
 ) -> Gates:
     """Train one gate per unit, all of the same choice; parameters are as for `epochs_of`."""
-    *_, trained = epochs_of(choice, view_NLT, outputs_UNEC, target_N, learns_UN, task, seed)
+    given = (view_NLT, outputs_UNEC, target_N, learns_UN, task, seed, features_UNEK)
+    *_, trained = epochs_of(choice, *given)
     return trained
 
 
@@ -38,6 +40,7 @@ def epochs_of(
     learns_UN: npt.NDArray[np.bool_],
     task: Task,
     seed: int,
+    features_UNEK: npt.NDArray[np.float32] | None = None,
 ) -> Iterator[Gates]:
     """Train one gate per unit, all of the same choice, and show them after each epoch.
 
@@ -57,6 +60,8 @@ def epochs_of(
         The records each gate learns from.
     task : Task
     seed : int
+    features_UNEK : float32 array, shape (U, N, E, K), optional
+        What each gate sees of the experts' features; NaN where one has none.
 
     Yields
     ------
@@ -66,6 +71,7 @@ def epochs_of(
     known_UN = torch.from_numpy(learns_UN & known(target_N))
     x_NLT = leads_of(view_NLT, choice)
     outputs = torch.from_numpy(outputs_UNEC)
+    features = None if features_UNEK is None else torch.from_numpy(features_UNEK)
     target = torch.from_numpy(np.nan_to_num(target_N)).float()
     random = torch.Generator().manual_seed(seed)
     parameters = initial(choice, len(learns_UN), task.width, random)
@@ -84,7 +90,12 @@ def epochs_of(
             here_UB = known_UN[:, rows]
             # `where` and not a product: what a gate may not see must not even be NaN for it.
             outputs_UBEC = torch.where(here_UB[..., None, None], outputs[:, rows], 0.0)
-            weights_UBCE = weigh(parameters, x_NLT[rows], outputs_UBEC, choice, random)
+            features_UBEK = None
+            if features is not None:
+                features_UBEK = torch.where(here_UB[..., None, None], features[:, rows], 0.0)
+            weights_UBCE = weigh(
+                parameters, x_NLT[rows], outputs_UBEC, choice, random, features_UBEK
+            )
             mixed_UBC = mix(weights_UBCE, outputs_UBEC, choice, task)
             here_UB = here_UB & ~mixed_UBC.isnan().any(-1)  # some expert must have an output
             loss_UB = _losses(mixed_UBC.nan_to_num(), target[rows], scale_U, task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from enecg.gate.network import Gates
 from enecg.gate.space import GateChoice
 from enecg.gate.training import epochs_of, train_gates
-from enecg.nested import Nested
+from enecg.nested import Fit, Nested
 from enecg.tasks import Task
 
 Predictions = dict[str, npt.NDArray[np.float32]]
@@ -34,6 +34,8 @@ class Arrays:
     tasks : list of Task
     experts : list of str
     seed : int
+    features : dict of str to float32 array, shape (N, E, K)
+        By `Fit.key`: what gates of that fit see of the experts' features; empty where none does.
     """
 
     view_NLT: npt.NDArray[np.float16]
@@ -43,11 +45,19 @@ class Arrays:
     tasks: list[Task]
     experts: list[str]
     seed: int
+    features: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     def chosen(self, choice: GateChoice, task: Task, scopes: list[int]) -> npt.NDArray[np.float32]:
         """Outputs of a choice's experts in some scopes (by number), shape (U, N, E', C)."""
         places = [self.experts.index(name) for name in choice.experts]
         return np.ascontiguousarray(self.outputs[task.name][scopes][:, :, places])
+
+    def shown(self, choice: GateChoice, fits: Sequence[Fit]) -> npt.NDArray[np.float32] | None:
+        """Features that gates of some fits see, shape (U, N, E', K); None where they see none."""
+        if choice.joined != "features":
+            return None
+        places = [self.experts.index(name) for name in choice.experts]
+        return np.stack([self.features[fit.key][:, places] for fit in fits])
 
 
 def cross_validations(
@@ -69,11 +79,12 @@ def cross_validations(
     units = [(place, fit) for place, scope in enumerate(scopes) for fit in nested.fits(scope)]
     numbers = [nested.scopes.index(scopes[place]) for place, _ in units]
     learns_UN = np.stack([nested.learns_from(fit) for _, fit in units])
+    features = arrays.shown(choice, [fit for _, fit in units])
     outputs = {task.name: arrays.chosen(choice, task, numbers) for task in arrays.tasks}
     in_training = [
         epochs_of(
             choice, arrays.view_NLT, outputs[task.name], arrays.targets[task.name], learns_UN,
-            task, arrays.seed,
+            task, arrays.seed, features,
         )
         for task in arrays.tasks
     ]  # fmt: skip
@@ -87,7 +98,10 @@ def cross_validations(
             for unit, (place, fit) in enumerate(units):
                 rows = np.flatnonzero(nested.held_out(fit))
                 [mixed_BC], _ = gates.of_unit(unit).predict(
-                    arrays.view_NLT[rows], outputs[task.name][unit : unit + 1, rows], task
+                    arrays.view_NLT[rows],
+                    outputs[task.name][unit : unit + 1, rows],
+                    task,
+                    None if features is None else features[unit : unit + 1, rows],
                 )
                 shown[task.name][place, rows] = mixed_BC
         yield min(epoch, choice.epochs), shown
@@ -110,4 +124,5 @@ def refit(choice: GateChoice, arrays: Arrays, task: Task, scopes: list[str]) -> 
         np.stack([arrays.nested.training(scope) for scope in scopes]),
         task,
         arrays.seed,
+        arrays.shown(choice, [Fit(scope, None) for scope in scopes]),
     )

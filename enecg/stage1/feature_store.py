@@ -64,6 +64,23 @@ class FeatureStore:
             found.update(pq.read_table(part, columns=["physical_sha256"])[0].to_pylist())
         return found
 
+    def rows(self, keys: list[str]) -> npt.NDArray[np.float32]:
+        """Return the features of some records that are here, shape (N, D)."""
+        row_of = {key: row for row, key in enumerate(keys)}
+        same = np.array([row_of[key] for key in keys])  # records of the same signals share a row
+        found_ND: npt.NDArray[np.float32] | None = None
+        for part in self.parts:
+            table = pq.read_table(part)
+            f_BD = table["features"].combine_chunks().to_numpy_ndarray()
+            if found_ND is None:
+                found_ND = np.full((len(keys), f_BD.shape[1]), np.nan, dtype=np.float32)
+            rows = [row_of.get(key, -1) for key in table["physical_sha256"].to_pylist()]
+            here = np.array(rows) >= 0
+            found_ND[np.array(rows)[here]] = f_BD[here]
+        if found_ND is None or np.isnan(found_ND[same, 0]).any():
+            raise JobFailed(f"{self.folder}: features of some records are not here")
+        return found_ND[same]
+
     def add(self, keys: list[str], f_BD: npt.NDArray[np.float32]) -> Path:
         """Write features of some records as one part.
 

@@ -12,27 +12,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from enecg import __version__, experts
+from enecg import __version__
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
-from enecg.experts.contract import Expert
-from enecg.experts.joined import Joined
 from enecg.files import read_json, replacing, write_json, write_text
 from enecg.gate.calibration import Calibration
 from enecg.gate.ensemble import GateEnsemble
 from enecg.gate.features import PARTS, Reduction
-from enecg.gate.network import SHOWN, Gates, gate_view, initial
+from enecg.gate.network import Gates, initial
 from enecg.gate.space import GateChoice
 from enecg.stage1.adapted import (
     AdaptedExpert,
@@ -46,12 +42,6 @@ from enecg.tasks import Task
 FORMAT = "enecg-bundle"
 FORMAT_VERSION = 2
 MODEL_KEY = "model"
-AT_A_TIME = 32
-"""Records that are always computed together. In batches of other sizes the same record comes out
-with other last bits; and with a multiple of what a CPU's vector instructions take at once, it does
-not matter which row of the batch a record is."""
-Answers = dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
-"""By task: predictions (B, C), and the experts' weights (B, E)."""
 _UNREADABLE = (
     OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
     UserError,
@@ -69,7 +59,7 @@ class Bundle:
     expert_names : list of str
         Every expert of the experiment, in the order of gate weights.
     experts : dict of str to (ExpertSettings, AdaptedExpert)
-        Those that some gate weighs.
+        Those that some gate weighs, at least.
     ensemble : GateEnsemble
     provenance : dict
         Facts on how it came about, as JSON values.
@@ -77,6 +67,10 @@ class Bundle:
         Of the backbones that heads or LoRA were trained on.
     reductions : dict of str to Reduction
         For gates that see experts' features: what they see of each.
+    stacking : dict of str to float
+        The weights of the plain way of that name, to be judged beside the ensemble.
+    dummy : tuple of float
+        What is answered without looking: the training mean, or each class's share.
     card : str
         The model card, in Markdown; empty: none is written.
     """
@@ -88,7 +82,15 @@ class Bundle:
     provenance: Mapping[str, Any]
     fingerprints: dict[str, str] = field(default_factory=dict)
     reductions: dict[str, Reduction] = field(default_factory=dict)
+    stacking: dict[str, float] = field(default_factory=dict)
+    dummy: tuple[float, ...] = ()
     card: str = ""
+
+    @property
+    def weighed(self) -> list[str]:
+        """The experts that some gate weighs, in the order of `expert_names`."""
+        wanted = {name for _, gate in self.ensemble.members for name in gate.choice.experts}
+        return [name for name in self.expert_names if name in wanted]
 
     def save(self, folder: Path) -> None:
         """Write the bundle; a folder that was there is replaced as a whole."""
@@ -135,6 +137,7 @@ class Bundle:
                     for count, gates in self.ensemble.members
                 ],
                 "features_seen": list(self.reductions),
+                "baselines": {"stacking": self.stacking, "dummy": list(self.dummy)},
                 "calibration": self.ensemble.calibration.dump(),
                 "fingerprints": self.fingerprints,
                 "provenance": dict(self.provenance),
@@ -146,8 +149,14 @@ class Bundle:
         building.rename(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> Bundle:
+    def load(cls, folder: Path, every_expert: bool = False) -> Bundle:
         """Read a bundle; nothing in it is executed.
+
+        Parameters
+        ----------
+        folder : Path
+        every_expert : bool
+            Read also the experts that no gate weighs, to judge them.
 
         Raises
         ------
@@ -165,13 +174,13 @@ class Bundle:
         if version != (FORMAT, FORMAT_VERSION):
             raise UserError(f"{path}: format {version}; this version reads {FORMAT_VERSION}")
         try:
-            return cls._read(Path(folder), description)
+            return cls._read(Path(folder), description, every_expert)
         except _UNREADABLE as error:
             what = f"{type(error).__name__}: {error}"
             raise UserError(f"{folder}: this bundle is damaged: {what}") from error
 
     @classmethod
-    def _read(cls, folder: Path, description: dict[str, Any]) -> Bundle:
+    def _read(cls, folder: Path, description: dict[str, Any], every_expert: bool) -> Bundle:
         fields = description["task"]
         task = Task(
             **fields
@@ -181,7 +190,10 @@ class Bundle:
             }
         )
         found = {}
+        weighed = {n for one in description["gates"] for n in one["choice"]["experts"]}
         for name, entry in description["experts"].items():
+            if name not in weighed and not every_expert:
+                continue
             settings = ExpertSettings.model_validate(entry["settings"])
             adapted = load_adapted(folder / "experts" / name, {MODEL_KEY: task}, name, settings)
             found[name] = (settings, adapted[MODEL_KEY])
@@ -206,132 +218,15 @@ class Bundle:
             description["provenance"],
             description["fingerprints"],
             reductions,
+            description.get("baselines", {}).get("stacking", {}),
+            tuple(description.get("baselines", {}).get("dummy", ())),
         )
 
 
-class Predictor:
-    """Several tasks' bundles, predicting together: a backbone they share runs once per record.
-
-    A record's predictions are the same, bit for bit, whichever others are predicted with it: on
-    one machine, with the same number of threads.
-
-    Parameters
-    ----------
-    bundles : list of Bundle
-    device : torch.device
-        Where backbones run.
-    """
-
-    def __init__(self, bundles: list[Bundle], device: torch.device) -> None:
-        self.bundles = bundles
-        self.device = device
-        self._backbones: dict[tuple[str, str], Expert] = {}
-        """By task and expert: what prepares the signals, and embeds them if it is frozen."""
-        self._fingerprints: dict[int, str] = {}
-        loaded: dict[str, Expert] = {}
-        for bundle in bundles:
-            for name, (settings, adapted) in bundle.experts.items():
-                # A trained backbone's weights are in the bundle; where they began is not asked.
-                expert = None if settings.builds_on_weights else adapted.models[0].backbone
-                if expert is None:
-                    key = f"{settings.backbone(name)} {settings.weights} {settings.options}"
-                    if key not in loaded:
-                        loaded[key] = experts.load(
-                            settings.backbone(name), weights=settings.weights, **settings.options
-                        )
-                    expert = loaded[key]
-                fingerprint = self._fingerprint(expert)
-                if bundle.fingerprints.get(name, fingerprint) != fingerprint:
-                    raise UserError(
-                        f"bundle {bundle.task.name}: expert {name} is not the one that the bundle "
-                        f"was made with (other weights at {settings.weights}, or another version)"
-                    )
-                self._backbones[bundle.task.name, name] = expert.to(device)
-                for model in adapted.models:
-                    model.head.to(device)
-                    if model.backbone is not None:
-                        model.backbone.to(device)
-
-    def _fingerprint(self, expert: Expert) -> str:
-        """An expert's fingerprint, computed once."""
-        if id(expert) not in self._fingerprints:
-            self._fingerprints[id(expert)] = expert.fingerprint()
-        return self._fingerprints[id(expert)]
-
-    @torch.no_grad()
-    def __call__(self, x_BLT: npt.NDArray[np.float32]) -> Answers:
-        """Predict every task for some records.
-
-        Parameters
-        ----------
-        x_BLT : float32 array, shape (B, 12, 5000)
-            mV at 500 Hz, NaN where missing.
-
-        Returns
-        -------
-        dict of str to (float32 array of shape (B, C), float32 array of shape (B, E))
-            By task: value or class probabilities (NaN where no expert has an output), and the
-            experts' weights.
-        """
-        batches = []
-        for start in range(0, len(x_BLT), AT_A_TIME):
-            part_BLT = x_BLT[start : start + AT_A_TIME]
-            filled_up = np.resize(np.arange(len(part_BLT)), AT_A_TIME)  # by repeats, left out again
-            batches.append((len(part_BLT), self._answers(part_BLT[filled_up])))
-        return {
-            task: (
-                np.concatenate([answers[task][0][:n] for n, answers in batches]),
-                np.concatenate([answers[task][1][:n] for n, answers in batches]),
-            )
-            for task in batches[0][1]
-        }
-
-    def _answers(self, x_BLT: npt.NDArray[np.float32]) -> Answers:
-        """Predict every task for `AT_A_TIME` records."""
-        signal = torch.from_numpy(x_BLT).to(self.device)
-        view_BLT = gate_view(x_BLT)
-        seen: dict[str, torch.Tensor] = {}
-
-        def once(what: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-            if what not in seen:
-                seen[what] = compute()
-            return seen[what]
-
-        def features(expert: Expert) -> torch.Tensor:
-            if isinstance(expert, Joined):
-                return torch.cat([features(part) for part in expert.joins()], dim=1)
-            fingerprint = self._fingerprint(expert)
-            return once(f"features {fingerprint}", lambda: expert.features(signal))
-
-        def prepared(expert: Expert) -> torch.Tensor:
-            fingerprint = expert.preparation_fingerprint()
-            return once(f"inputs {fingerprint}", lambda: expert.prepare(signal))
-
-        def embed(expert: Expert, inputs: torch.Tensor) -> torch.Tensor:
-            fingerprint = self._fingerprint(expert)  # tasks share what was trained for all of them
-            return once(f"features {fingerprint}", lambda: expert.embed(inputs))
-
-        answers: Answers = {}
-        for bundle in self.bundles:
-            shape = (len(x_BLT), len(bundle.expert_names), bundle.task.width)
-            outputs_BEC = np.full(shape, np.nan, dtype=np.float32)
-            for name, (settings, adapted) in bundle.experts.items():
-                backbone = self._backbones[bundle.task.name, name]
-                inputs = features(backbone) if settings.frozen else prepared(backbone)
-                place = bundle.expert_names.index(name)
-                outputs_BEC[:, place] = adapted.answer(inputs, embed).cpu().numpy()
-            features_BEK = np.full((*shape[:2], SHOWN), np.nan, dtype=np.float32)
-            for name, reduction in bundle.reductions.items():
-                seen_BD = features(self._backbones[bundle.task.name, name]).cpu().numpy()
-                features_BEK[:, bundle.expert_names.index(name)] = reduction(seen_BD)
-            answers[bundle.task.name] = bundle.ensemble.predict(
-                view_BLT, outputs_BEC, bundle.expert_names, bundle.task, features_BEK
-            )
-        return answers
-
-
-def load_bundles(folder: Path) -> list[Bundle]:
+def load_bundles(folder: Path, every_expert: bool = False) -> list[Bundle]:
     """Load one task's bundle, or those of all tasks from the folder that holds them.
+
+    ``every_expert`` is as for `Bundle.load`.
 
     Raises
     ------
@@ -340,9 +235,9 @@ def load_bundles(folder: Path) -> list[Bundle]:
     """
     folder = Path(folder)
     if (folder / "bundle.json").exists():
-        return [Bundle.load(folder)]
+        return [Bundle.load(folder, every_expert)]
     # A name with a dot is a bundle that a killed job was building.
     found = sorted(p.parent for p in folder.glob("*/bundle.json") if p.parent.name[0] != ".")
     if not found:
         raise UserError(f"{folder}: no bundle here; give bundle/ or bundle/<task> of a run folder")
-    return [Bundle.load(path) for path in found]
+    return [Bundle.load(path, every_expert) for path in found]

@@ -9,6 +9,7 @@ from typing import Any
 from enecg.bundle import Bundle
 from enecg.evaluation.model_card import model_card
 from enecg.experiment import Experiment
+from enecg.gate.combine import dummy
 from enecg.gate.ensemble import Chosen, Key, TrainedGates
 from enecg.gate.features import final_reduction
 from enecg.gate.search import FEATURES, gate_folder
@@ -52,7 +53,10 @@ def write_bundles(
     for task in experiment.tasks:
         for scope in arrays.nested.scopes:
             ensemble = chosen[task.name, scope].ensemble((task.name, scope), gates)
-            used = {name for _, gate in ensemble.members for name in gate.choice.experts}
+            weighed = {name for _, gate in ensemble.members for name in gate.choice.experts}
+            # What is deployed holds all experts, so that evaluate.py can judge them elsewhere.
+            kept = [name for name in arrays.experts if name in weighed or scope == ALL]
+            dummy_C = dummy(task, arrays.targets[task.name][arrays.nested.training(scope)], 1)[0]
             seen = {
                 name
                 for _, gate in ensemble.members
@@ -69,8 +73,7 @@ def write_bundles(
                 arrays.experts,
                 {
                     name: (located.experts[name], adapted[name][f"{task.name}/{scope}"])
-                    for name in arrays.experts
-                    if name in used
+                    for name in kept
                 },
                 ensemble,
                 {
@@ -85,10 +88,12 @@ def write_bundles(
                 },
                 {
                     name: made_by[name]["fingerprint"]
-                    for name in used
+                    for name in kept
                     if config.experts[name].builds_on_weights
                 },
                 reductions={n: one for n, one in found.items() if one is not None},
+                stacking=chosen[task.name, scope].stacking,
+                dummy=tuple(dummy_C.tolist()),
             )
             if scope == ALL:
                 bundle.card = model_card(bundle, results[task.name])

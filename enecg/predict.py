@@ -14,16 +14,19 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from enecg.bundle import AT_A_TIME, Bundle, Predictor, load_bundles
+from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
-from enecg.errors import UserError
+from enecg.errors import UserError, one_line
 from enecg.files import replacing
+from enecg.predictor import AT_A_TIME, Answer, Predictor
 from enecg.progress import counting, say
 from enecg.records.convert import convert
 from enecg.records.store import DESCRIPTION, RecordStore, decode
+from enecg.storage import Folder, Place
+from enecg.tasks import Task
 
 
-def predict_file(bundle: Path, source: Path, output: Path) -> None:
+def predict_file(bundle: Path, source: Place, output: Path) -> None:
     """Predict every record of a store, or of a folder of WFDB files, into a Parquet file.
 
     Predictions are written as they come; neither signals nor predictions gather in memory.
@@ -32,7 +35,7 @@ def predict_file(bundle: Path, source: Path, output: Path) -> None:
     ----------
     bundle : Path
         ``bundle/`` of a run (all tasks), or ``bundle/<task>``.
-    source : Path
+    source : path or URI
         A record store or a folder of WFDB files.
     output : Path
         Parquet file: ``record_id``, ``subject_id`` and, per task, the columns of `rows_of`.
@@ -42,22 +45,30 @@ def predict_file(bundle: Path, source: Path, output: Path) -> None:
     UserError
         No bundle, or no records, there.
     """
-    bundle, source = bundle.absolute(), source.absolute()  # Ray's workers stand in other folders
+    bundle = bundle.absolute()  # Ray's workers stand in other folders
+    folder = Folder.at(source)
     load_bundles(bundle)  # a mistake is told before a cluster starts
-    if not source.is_dir():
+    if not _is_there(folder):
         raise UserError(f"--input: no folder {source}; give a record store or WFDB files")
     connect()
-    if (source / DESCRIPTION).exists():
-        count = _write(bundle, RecordStore.open(source), output)
+    if folder.exists(DESCRIPTION):
+        count = _write(bundle, RecordStore.open(folder), output)
     else:
-        with tempfile.TemporaryDirectory(prefix="enecg-predict-") as folder:
-            store = convert("wfdb", source, Path(folder) / "store", max_rejected=1.0)
+        with tempfile.TemporaryDirectory(prefix="enecg-predict-") as temporary:
+            store = convert("wfdb", source, Path(temporary) / "store", max_rejected=1.0)
             for left_out in store.rejected.itertuples():
                 say(f"left out: {left_out.path}: {left_out.reason}: {left_out.detail}")
             if store.index.empty:
                 raise UserError(f"--input {source}: no readable 12-lead record")
             count = _write(bundle, store, output)
     print(f"{count:,} records predicted: {output}")
+
+
+def _is_there(folder: Folder) -> bool:
+    try:
+        return folder.is_there()
+    except OSError as error:
+        raise UserError(f"--input: {one_line(error)}") from None
 
 
 def _write(bundle: Path, store: RecordStore, output: Path) -> int:
@@ -83,12 +94,14 @@ def _write(bundle: Path, store: RecordStore, output: Path) -> int:
     return count
 
 
-def predict_store(bundle: Path, store: RecordStore) -> pd.DataFrame:
-    """Predict every record of a store into one table; rows in the store's order."""
-    return pd.concat([*predictions(bundle, store)], ignore_index=True)
+def predict_store(bundle: Path, store: RecordStore, every_expert: bool = False) -> pd.DataFrame:
+    """Predict every record of a store into one table; as `predictions`."""
+    return pd.concat([*predictions(bundle, store, every_expert)], ignore_index=True)
 
 
-def predictions(bundle: Path, store: RecordStore) -> Iterator[pd.DataFrame]:
+def predictions(
+    bundle: Path, store: RecordStore, every_expert: bool = False
+) -> Iterator[pd.DataFrame]:
     """Predict every record of a store with Ray Data; yield tables, rows in the store's order.
 
     Parameters
@@ -96,12 +109,14 @@ def predictions(bundle: Path, store: RecordStore) -> Iterator[pd.DataFrame]:
     bundle : Path
         ``bundle/`` of a run (all tasks), or ``bundle/<task>``.
     store : RecordStore
+    every_expert : bool
+        Give also what each expert that the bundle holds answers by itself: `expert_columns`.
     """
     gpus = int(ray.cluster_resources().get("GPU", 0))
     actors = max(1, gpus or int(ray.cluster_resources()["CPU"]) - 2)
     dataset = store.dataset().map_batches(
         _PredictActor,
-        fn_constructor_args=(bundle,),
+        fn_constructor_args=(bundle, every_expert),
         batch_size=AT_A_TIME,
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_gpus=1 if gpus else 0,
@@ -128,15 +143,13 @@ def predictions(bundle: Path, store: RecordStore) -> Iterator[pd.DataFrame]:
         raise RuntimeError(f"{done} of {len(place_of)} records were predicted")
 
 
-def rows_of(
-    bundle: Bundle, prediction_BC: np.ndarray, weights_BE: np.ndarray
-) -> dict[str, np.ndarray]:
+def rows_of(bundle: Bundle, answer: Answer) -> dict[str, np.ndarray]:
     """Name the columns of one task's predictions.
 
     ``<task>`` (value, or what `Task.names` says), ``<task>__p__<class>`` for every class,
     ``<task>__w__<expert>`` for every expert's weight.
     """
-    task = bundle.task
+    task, (prediction_BC, weights_BE, _) = bundle.task, answer
     columns: dict[str, np.ndarray] = {}
     if task.kind == "regression":
         columns[task.name] = prediction_BC[:, 0]
@@ -149,17 +162,28 @@ def rows_of(
     return columns
 
 
+def expert_columns(task: Task, expert: str) -> list[str]:
+    """Name the columns of one expert's own answers: one, or one for every class."""
+    return [f"{task.name}__e__{expert}{name}" for name in [f"__{c}" for c in task.classes] or [""]]
+
+
 class _PredictActor:
     """Bundles in a Ray Data actor."""
 
-    def __init__(self, bundle: Path) -> None:
+    def __init__(self, bundle: Path, every_expert: bool) -> None:
         torch.set_num_threads(1)  # with more, sums over threads would change the last bits
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.predictor = Predictor(load_bundles(bundle), device)
+        self.predictor = Predictor(load_bundles(bundle, every_expert), device)
+        self.every_expert = every_expert
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         answers = self.predictor(decode(batch))
         columns: dict[str, Any] = {"record_id": batch["record_id"]}
         for bundle in self.predictor.bundles:
-            columns |= rows_of(bundle, *answers[bundle.task.name])
+            answer = answers[bundle.task.name]
+            columns |= rows_of(bundle, answer)
+            for name in bundle.experts if self.every_expert else ():
+                output_BC = answer.outputs_BEC[:, bundle.expert_names.index(name)]
+                names = expert_columns(bundle.task, name)
+                columns |= dict(zip(names, output_BC.T, strict=True))
         return columns

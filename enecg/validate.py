@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
 from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
 from enecg.errors import UserError, did_you_mean
+from enecg.evaluation.comparisons import compare
 from enecg.evaluation.intervals import fold_summary
-from enecg.evaluation.wording import METRIC_NAMES, metrics_of, with_interval
+from enecg.evaluation.table import results_table
+from enecg.evaluation.wording import comparison_sentences
+from enecg.experts.corpora import overlap
 from enecg.files import write_json
-from enecg.predict import predict_store
+from enecg.gate.combine import mix
+from enecg.predict import expert_columns, predict_store
 from enecg.progress import say
 from enecg.provenance import commit
 from enecg.records.store import RecordStore
+from enecg.storage import Place
 from enecg.tasks import Task, known
 
 
-def evaluate_file(bundle: Path, records: Path, output: Path) -> None:
+def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
     """Predict a store's records, compare with its labels, and write the metrics as JSON.
 
     Parameters
     ----------
     bundle : Path
         ``bundle/`` of a run (all tasks), or ``bundle/<task>``.
-    records : Path
+    records : path or URI
         A record store with the tasks' label columns.
     output : Path
         JSON: ``bundle``, ``records``, ``commit``, ``same_records`` (true: these are the very
-        records that the bundle was trained on) and, per task, ``n`` and ``predictors``, as in
-        results.json; the one predictor is ``ensemble``, its one fold is the store.
+        records that the bundle was trained on), ``experts`` and, per task, ``n``,
+        ``predictors`` and ``comparisons``, as in results.json; the one fold is the store.
 
     Raises
     ------
@@ -41,35 +48,36 @@ def evaluate_file(bundle: Path, records: Path, output: Path) -> None:
         No bundle or store there, or a store that lacks a task's labels.
     """
     bundle = bundle.absolute()
-    bundles, store = load_bundles(bundle), RecordStore.open(records.absolute())
+    bundles, store = load_bundles(bundle, every_expert=True), RecordStore.open(records)
     targets = {one.task.name: labels_of(one.task, store) for one in bundles}
     same = any(one.provenance.get("records") == store.fingerprint for one in bundles)
     if same:
         say("these are the records that the bundle was trained on: the figures will flatter it")
     connect()
-    table = predict_store(bundle, store)
+    table = predict_store(bundle, store, every_expert=True)
     tasks = {
         one.task.name: evaluate(one, table, targets[one.task.name], store.index) for one in bundles
     }
-    write_json(
-        output,
-        {
-            "bundle": str(bundle),
-            "records": {"path": str(records), "fingerprint": store.fingerprint},
-            "commit": commit(),
-            "same_records": same,
-            "tasks": tasks,
+    facts = {n: f for one in bundles for n, f in one.provenance.get("experts", {}).items()}
+    source = str(store.description["source"])
+    results = {
+        "bundle": str(bundle),
+        "records": {"path": str(records), "fingerprint": store.fingerprint},
+        "commit": commit(),
+        "same_records": same,
+        "experts": {
+            name: made_by
+            | {"seen_in_pretraining": list(overlap(made_by["pretraining_corpora"], source))}
+            for name, made_by in facts.items()
         },
-    )
+        "tasks": tasks,
+    }
+    write_json(output, results)
+    console = Console(width=None if os.isatty(1) else 120)
+    console.print(results_table(results, [one.task for one in bundles]))
     for one in bundles:
-        found = tasks[one.task.name]
-        scores = found["predictors"]["ensemble"]
-        for metric in metrics_of(one.task, found["predictors"]):
-            unit = f" {one.task.unit}" if metric == "mae" and one.task.unit else ""
-            print(
-                f"{one.task.name} (n = {found['n']:,}): {METRIC_NAMES[metric]} "
-                f"{with_interval(scores[metric])}{unit}"
-            )
+        said = " ".join(comparison_sentences(one.task, tasks[one.task.name]["comparisons"]))
+        console.print(f"{one.task.name}: {said}", markup=False, highlight=False)
     print(f"results: {output}")
 
 
@@ -99,19 +107,54 @@ def labels_of(task: Task, store: RecordStore) -> np.ndarray:
 def evaluate(
     bundle: Bundle, table: pd.DataFrame, target_N: np.ndarray, index: pd.DataFrame
 ) -> dict[str, Any]:
-    """Judge one task's predictions, rows in the order of the store's index."""
+    """Judge one task's predictors, rows in the order of the store's index.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    table : DataFrame
+        What `predict_store` gives with ``every_expert``.
+    target_N : array, shape (N,) or (N, C)
+    index : DataFrame
+        The store's.
+    """
     task = bundle.task
-    columns = [f"{task.name}__p__{name}" for name in task.classes] or [task.name]
-    predicted_NC = table[columns].to_numpy(dtype=np.float64)
-    there = ~np.isnan(predicted_NC).any(1)
+    predictions = predictors_of(bundle, table)
+    there = ~np.any([np.isnan(one).any(1) for one in predictions.values()], axis=0)
     if lacking := int((known(target_N) & ~there).sum()):
         say(f"{task.name}: {lacking:,} labelled records got no prediction and are left out")
-    one_fold = np.zeros(int(there.sum()), dtype=np.int64)
-    scores = fold_summary(
-        task, target_N[there], predicted_NC[there], one_fold, index["group_id"].to_numpy()[there]
-    )
+    predictions = {name: one[there] for name, one in predictions.items()}
+    where = (np.zeros(int(there.sum()), dtype=np.int64), index["group_id"].to_numpy()[there])
+    scores = {
+        name: fold_summary(task, target_N[there], one, *where) for name, one in predictions.items()
+    }
     return {
         "n": int((known(target_N) & there).sum()),
         "without_prediction": lacking,
-        "predictors": {"ensemble": scores},
+        "predictors": scores,
+        "comparisons": compare(
+            task, target_N[there], predictions, scores, list(bundle.experts), *where, seed=0
+        ),
     }
+
+
+def predictors_of(bundle: Bundle, table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return the predictions of the ensemble and of what is plainer, shape (N, C) each.
+
+    Each expert that the bundle holds; ``uniform`` and ``stacking`` where it holds all; ``dummy``.
+    """
+    task = bundle.task
+
+    def columns(names: list[str]) -> np.ndarray:
+        return table[names].to_numpy(dtype=np.float32)
+
+    found = {name: columns(expert_columns(task, name)) for name in bundle.experts}
+    if bundle.stacking and set(bundle.expert_names) == set(found):
+        outputs_NEC = np.stack([found[name] for name in bundle.expert_names], axis=1)
+        equal_E = np.full(len(found), 1 / len(found))
+        stacked_E = np.array([bundle.stacking[name] for name in bundle.expert_names])
+        found |= {"uniform": mix(outputs_NEC, equal_E), "stacking": mix(outputs_NEC, stacked_E)}
+    found["ensemble"] = columns([f"{task.name}__p__{name}" for name in task.classes] or [task.name])
+    if bundle.dummy:
+        found["dummy"] = np.tile(np.array(bundle.dummy, np.float32), (len(table), 1))
+    return found

@@ -22,13 +22,16 @@ def main(
         typer.Option(metavar="DIR", help="A run's bundle/ (all tasks) or bundle/<task> (one)."),
     ],
     records: Annotated[
-        Path, typer.Option(metavar="STORE", help="A record store with the tasks' labels.")
+        str,
+        typer.Option(metavar="STORE", help="A record store with the tasks' labels: folder or URI."),
     ],
     output: Annotated[
         Path, typer.Option(metavar="FILE.json", help="Metrics with 95 % intervals, by task.")
     ],
 ) -> None:
-    """Compare a bundle's predictions with the labels of a record store (external validation).
+    """Judge a bundle on a record store that has labels (external validation).
+
+    The ensemble, and beside it each expert, the plain baselines and the paired differences.
 
     Exit code: 0 done; 2 a mistake in the arguments; 1 anything else.
     """

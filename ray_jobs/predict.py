@@ -22,9 +22,10 @@ def main(
         typer.Option(metavar="DIR", help="A run's bundle/ (all tasks) or bundle/<task> (one)."),
     ],
     input: Annotated[
-        Path,
+        str,
         typer.Option(
-            metavar="STORE_OR_WFDB_DIR", help="A record store, or a folder with WFDB records."
+            metavar="STORE_OR_WFDB_DIR",
+            help="A record store, or a folder with WFDB records: a path or a URI.",
         ),
     ],
     output: Annotated[

@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from enecg import experts
-from enecg.bundle import AT_A_TIME, Bundle, Predictor, load_bundles
+from enecg.bundle import Bundle, load_bundles
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
 from enecg.gate.ensemble import GateEnsemble
 from enecg.gate.features import PARTS
 from enecg.predict import rows_of
+from enecg.predictor import AT_A_TIME, Predictor
 from enecg.stage1.adapted import AdaptedExpert, Model
 from enecg.stage1.kernel import KernelHead, fit_kernel
 from enecg.tasks import Task, task_from
@@ -45,8 +46,8 @@ def test_what_is_loaded_predicts_as_what_was_saved(task: Task, tmp_path: Path) -
     [before], [after] = (list(Predictor([one], CPU)(x_BLT).values()) for one in (made, read))
     for one, other in zip(before, after, strict=True):
         assert one.dtype == np.float32
-        assert np.isfinite(one).all()
         np.testing.assert_array_equal(one, other)
+    assert np.isfinite(before.prediction_BC).all() and np.isfinite(before.weights_BE).all()
 
 
 def test_two_experts_of_one_kind_answer_under_their_own_names(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_two_experts_of_one_kind_answer_under_their_own_names(tmp_path: Path) ->
     made.save(tmp_path / "b")
     [read] = load_bundles(tmp_path / "b")
     x_BLT = signals(3)
-    [(answer_BC, weights_BE)] = Predictor([read], CPU)(x_BLT).values()
+    [(answer_BC, weights_BE, _)] = Predictor([read], CPU)(x_BLT).values()
     by_hand_BC = sum(
         torch.from_numpy(weights_BE[:, place, None])
         * adapted.answer(
@@ -250,7 +251,7 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
 def test_missing_leads_give_finite_predictions(three_tasks: list[Bundle]) -> None:
     x_BLT = signals(2)
     x_BLT[0] = np.nan
-    for predicted, weights in Predictor(three_tasks, CPU)(x_BLT).values():
+    for predicted, weights, _ in Predictor(three_tasks, CPU)(x_BLT).values():
         assert np.isfinite(predicted).all()
         np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
 
@@ -260,7 +261,7 @@ def test_predictions_are_the_weighted_answers_of_the_experts() -> None:
     names = ("rocket", "dlinear")
     gates = [(2, gate(RHYTHM, names, 1)), (1, gate(RHYTHM, names[:1], 2, depth=0))]
     made.ensemble = GateEnsemble(gates)
-    predicted_BC, weights_BE = Predictor([made], CPU)(x_BLT)["report_label"]
+    predicted_BC, weights_BE, _ = Predictor([made], CPU)(x_BLT)["report_label"]
     assert (weights_BE[:, 2] == 0).all(), "no gate weighs this expert"
     rocket, dlinear = (experts.load(n, **s.options) for n, (s, _) in made.experts.items())
     x = torch.from_numpy(x_BLT)
@@ -332,7 +333,7 @@ def test_joined_experts_run_once_with_those_that_stand_alone(calls: Counter[str]
         {},
     )
     x_BLT = signals(2)
-    [(answer_BC, weights_BE)] = Predictor([made], CPU)(x_BLT).values()
+    [(answer_BC, weights_BE, _)] = Predictor([made], CPU)(x_BLT).values()
     assert calls["rocket embed"] == calls["beats embed"] == 1
     x = torch.from_numpy(x_BLT)
     by_hand = [
@@ -369,7 +370,7 @@ def test_backbones_of_other_settings_are_not_shared() -> None:
 
 def test_columns_are_named_by_task_class_and_expert(three_tasks: list[Bundle]) -> None:
     answers = Predictor(three_tasks, CPU)(signals(4))
-    age, _, rhythm = (rows_of(one, *answers[one.task.name]) for one in three_tasks)
+    age, _, rhythm = (rows_of(one, answers[one.task.name]) for one in three_tasks)
     weights = ["__w__rocket", "__w__dlinear", "__w__unused"]
     assert list(age) == ["age", *("age" + name for name in weights)]
     probabilities = [f"report_label__p__{name}" for name in RHYTHM.classes]
@@ -379,13 +380,31 @@ def test_columns_are_named_by_task_class_and_expert(three_tasks: list[Bundle]) -
     assert rhythm["report_label"].tolist() == [RHYTHM.classes[c] for c in shares.argmax(1)]
 
 
+def test_experts_that_no_gate_weighs_are_read_only_to_be_judged(tmp_path: Path) -> None:
+    made = bundle(RHYTHM)
+    made.ensemble = GateEnsemble([(1, gate(RHYTHM, ("rocket",), depth=0))])
+    made.stacking, made.dummy = {"rocket": 0.75, "dlinear": 0.25}, (0.4, 0.3, 0.2, 0.1)
+    made.expert_names = ["rocket", "dlinear"]
+    made.save(tmp_path / "b")
+    [lean], [whole] = load_bundles(tmp_path / "b"), load_bundles(tmp_path / "b", every_expert=True)
+    assert list(lean.experts) == lean.weighed == whole.weighed == ["rocket"]
+    assert list(whole.experts) == ["rocket", "dlinear"]
+    assert (whole.stacking, whole.dummy) == (made.stacking, made.dummy)
+    x_BLT = signals(3)
+    [one], [other] = (Predictor([read], CPU)(x_BLT).values() for read in (lean, whole))
+    for mine, theirs in zip(one[:2], other[:2], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert np.isnan(one.outputs_BEC[:, 1]).all() and np.isfinite(other.outputs_BEC).all()
+    np.testing.assert_array_equal(one.outputs_BEC[:, 0], other.outputs_BEC[:, 0])
+
+
 def test_of_several_labels_those_that_hold_are_named() -> None:
     made = bundle(FINDINGS)
-    [(predicted_BC, weights_BE)] = Predictor([made], CPU)(signals(3)).values()
-    predicted_BC[:] = [[0.9, 0.5, 0.1], [0.1, 0.2, 0.3], [0.0, 0.0, 1.0]]
-    columns = rows_of(made, predicted_BC, weights_BE)
+    [answer] = Predictor([made], CPU)(signals(3)).values()
+    answer.prediction_BC[:] = [[0.9, 0.5, 0.1], [0.1, 0.2, 0.3], [0.0, 0.0, 1.0]]
+    columns = rows_of(made, answer)
     assert columns["findings"].tolist() == ["MI;CD", "", "HYP"]
-    np.testing.assert_array_equal(columns["findings__p__CD"], predicted_BC[:, 1])
+    np.testing.assert_array_equal(columns["findings__p__CD"], answer.prediction_BC[:, 1])
 
 
 def test_a_bundle_refuses_a_backbone_that_it_was_not_made_with(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from enecg.experiment import open_experiment
 from enecg.files import read_json
 from enecg.gate import ensemble
 from enecg.pipeline import run_stages
-from enecg.predict import predict_file, predict_store
+from enecg.predict import expert_columns, predict_file, predict_store
 from enecg.records import RecordStore
 from enecg.stage1 import embed, jobs
 from enecg.stage1.feature_store import FeatureStore
@@ -34,6 +34,7 @@ from enecg.stage1.jobs import train_experts
 from enecg.tasks import TASKS
 from enecg.validate import evaluate_file, labels_of
 from runs import REPOSITORY, job, settings, without_times, write_config
+from s3_server import s3_server, upload
 
 ALL_STAGES = ["experts", "search", "ensemble"]
 PREDICTORS = {"rocket", "dlinear", "uniform", "stacking", "gate", "ensemble", "dummy"}
@@ -233,22 +234,41 @@ def test_a_record_is_predicted_the_same_in_any_company(
 def test_a_bundle_is_validated_on_another_store(
     finished: Path, synthetic_store: RecordStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """On the records it was trained on it is said so; the figures are those of its predictions."""
+    """On S3. On the records it was trained on it is said so; all predictors are judged."""
     bundle, output = finished / "run" / "bundle", tmp_path / "validation.json"
-    evaluate_file(bundle, synthetic_store.path, output)
+    with s3_server() as bucket:
+        upload(synthetic_store.path, f"{bucket}/store")
+        evaluate_file(bundle, f"{bucket}/store", output)
     found = read_json(output)
     assert found["same_records"] is True and "flatter" in capfd.readouterr().err
     assert set(found["tasks"]) == {"rr_interval", "gender", "rhythms"}
-    table = predict_store(bundle, synthetic_store)
+    table = predict_store(bundle, synthetic_store, every_expert=True)
     for task in open_experiment(
         parse_config(settings(synthetic_store.path, finished / "run"))
     ).tasks:
         columns = [f"{task.name}__p__{name}" for name in task.classes] or [task.name]
         target = task.targets(synthetic_store.index[task.column])
-        scores = found["tasks"][task.name]["predictors"]["ensemble"]
-        for metric, value in score(task, target, table[columns].to_numpy(dtype=float)).items():
-            assert scores[metric]["mean"] == pytest.approx(value, rel=1e-6, abs=1e-9)
-            assert scores[metric]["ci95"][0] <= scores[metric]["ci95"][1]
+        outcome = found["tasks"][task.name]
+        assert list(outcome["predictors"]) == [
+            "rocket", "dlinear", "uniform", "stacking", "ensemble", "dummy",
+        ]  # fmt: skip
+        assert set(outcome["comparisons"]) == {"best_expert", "uniform", "stacking"}
+        outputs = {
+            name: table[expert_columns(task, name)].to_numpy(float)
+            for name in ("rocket", "dlinear")
+        }
+        weights = read_json(bundle / task.name / "bundle.json")["baselines"]["stacking"]
+        by_hand = {
+            "ensemble": table[columns].to_numpy(dtype=float),
+            **outputs,
+            "uniform": (outputs["rocket"] + outputs["dlinear"]) / 2,
+            "stacking": sum(weights[name] * output for name, output in outputs.items()),
+        }
+        for name, predicted in by_hand.items():
+            scores = outcome["predictors"][name]
+            for metric, value in score(task, target, predicted).items():
+                assert scores[metric]["mean"] == pytest.approx(value, rel=1e-4, abs=1e-6)
+                assert scores[metric]["ci95"][0] <= scores[metric]["ci95"][1]
 
 
 def test_a_bundle_that_does_not_fit_the_labels_is_refused_in_one_line(

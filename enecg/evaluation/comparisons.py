@@ -41,7 +41,7 @@ def compare(
         ``best_expert``, ``uniform``, ``stacking`` → ``against`` (the predictor), ``metric``,
         ``difference`` (a Summary of ensemble − the other) and ``verdict``: ``better``, ``worse``,
         ``the same`` (no prediction differs) or ``no difference shown`` (0 is in the interval). One
-        to which the metric does not apply is absent.
+        to which the metric does not apply, or that has no predictions, is absent.
     """
     metric = main_metric(task)
     against = {
@@ -51,7 +51,7 @@ def compare(
     }
     found: dict[str, Any] = {}
     for name, other in against.items():
-        if other is None:
+        if other is None or other not in predictions:
             continue
         ours, theirs = predictions["ensemble"], predictions[other]
         difference = paired_difference(

@@ -39,6 +39,7 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
         f"{facts['experts'][name]['licence']}; pretrained on: "
         f"{', '.join(facts['experts'][name]['pretraining_corpora']) or 'nothing'})"
         for name, (settings, adapted) in bundle.experts.items()
+        if name in bundle.weighed
     ]
     table = [
         f"| {METRIC_NAMES[metric]} | {with_interval(scores.get(metric))} |"

@@ -25,12 +25,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from enecg import signals
-from enecg.bundle import Predictor, load_bundles
+from enecg.bundle import load_bundles
 from enecg.config import parse_config
 from enecg.evaluation.metrics import score
 from enecg.evaluation.weighted_metrics import weighted_scores
 from enecg.experts.preparation import resample_fourier, z_scored
 from enecg.nested import ALL, Fit, Nested, nested_folds
+from enecg.predictor import Predictor
 from enecg.records.corpus import Corpus
 from enecg.records.groups import group_ids
 from enecg.records.sources.ptb_xl import list_records
@@ -100,8 +101,8 @@ def of_run(run: Path, x_NLT: np.ndarray, tasks: list[Task], nested: Nested) -> P
         predictor = Predictor(load_bundles(run / "folds" / scope), torch.device("cpu"))
         test_N = np.flatnonzero(nested.test(scope))
         started = time.process_time()
-        for task, (answer_BC, _) in predictor(x_NLT[test_N]).items():
-            found[task][test_N] = answer_BC
+        for task, answer in predictor(x_NLT[test_N]).items():
+            found[task][test_N] = answer.prediction_BC
         each = 1000 * (time.process_time() - started) / len(test_N)
         print(f"fold {scope}: {len(test_N)} records, {each:.0f} ms of CPU each", flush=True)
     return found

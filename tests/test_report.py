@@ -187,7 +187,10 @@ def test_the_report_says_where_a_plain_baseline_was_as_good() -> None:
     gated = decision | {"way": "greedy", "gain_of_gates": 0.2}
     text = decision_sentence({"0": gated, "1": decision, "all": decision})
     assert text.startswith("A plain baseline is as good as the gates, so the rule takes it")
+    assert "the gates' loss is 0.0010 lower than the best plain way's" in text
     assert "`stacking`" in text and "greedy 1, stacking 1" in text and "temperature" in text
+    worse = decision_sentence({"all": decision | {"gain_of_gates": -0.2}})
+    assert "loss is 0.200 higher" in worse
     assert decision_sentence({"0": gated, "all": gated}).startswith("The bundle's ensemble is of")
 
 

@@ -161,9 +161,11 @@ def decision_sentence(decisions: Mapping[str, Mapping[str, Any]]) -> str:
     """
     bundled = decisions["all"]
     gated = bundled["way"] in ("greedy", "best trials")
+    gain = bundled["gain_of_gates"]
     margin = (
-        f"on training groups, gates lose {signed(-bundled['gain_of_gates'])} against the best "
-        f"plain way, standard error {bundled['standard_error']:.3g}"
+        f"on training groups the gates' loss is {signed(abs(gain)).removeprefix('+')} "
+        f"{'lower' if gain > 0 else 'higher'} than the best plain way's, standard error "
+        f"{bundled['standard_error']:.3g}"
     )
     if gated:
         text = f"The bundle's ensemble is of gates ({bundled['way']}): {margin}."

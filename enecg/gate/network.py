@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from scipy.signal import resample_poly
 from torch import Tensor
+from torch.nn import functional
 
 from enecg.gate.space import GateChoice, plain_choice
 from enecg.signals import LEADS, SAMPLING_RATE_HZ
@@ -27,6 +28,8 @@ KERNEL = 16
 """Length and step of the convolution in samples of what a gate sees: 0.8 s, a heart beat or so."""
 SHOWN = 8
 """Numbers that a gate sees of each expert's features, where it sees those."""
+TOGETHER = 64
+"""Columns of a product over what all gates see alike; see `shared_layer`."""
 NEVER = -1e9
 """Logit of an expert that has no output; finite, since gradients of −∞ are not numbers."""
 
@@ -58,7 +61,6 @@ class Gates:
     choice: GateChoice
     parameters: Parameters
 
-    @torch.no_grad()
     def predict(
         self,
         view_BLT: npt.NDArray[np.float16],
@@ -86,11 +88,23 @@ class Gates:
             Sum to 1, and are 0 where there is no output; where each class has weights of its own,
             their mean over classes.
         """
+        return self.predict_leads(
+            leads_of(view_BLT, self.choice), outputs_UBEC, task, features_UBEK
+        )
+
+    @torch.no_grad()
+    def predict_leads(
+        self,
+        x_BLT: Tensor,
+        outputs_UBEC: npt.NDArray[np.float32],
+        task: Task,
+        features_UBEK: npt.NDArray[np.float32] | None = None,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """As `predict`, from what `leads_of` gives."""
         outputs = torch.from_numpy(np.ascontiguousarray(outputs_UBEC))
         features = None
         if features_UBEK is not None:
             features = torch.from_numpy(np.ascontiguousarray(features_UBEK))
-        x_BLT = leads_of(view_BLT, self.choice)
         weights_UBCE = weigh(self.parameters, x_BLT, outputs, self.choice, features_UBEK=features)
         mixed_UBC = mix(weights_UBCE, outputs, self.choice, task)
         return mixed_UBC.numpy(), weights_UBCE.mean(2).numpy()
@@ -194,7 +208,7 @@ def weigh(
     features_UBEK : Tensor, shape (U, B, E, K), optional
         NaN where an expert has none; a gate that is to see features and is given none sees zeros.
     """
-    n_units, _, n_experts, _ = outputs_UBEC.shape
+    n_experts = outputs_UBEC.shape[2]
 
     def dropped(hidden_UBF: Tensor) -> Tensor:
         if dropout is None or choice.dropout == 0:
@@ -205,18 +219,18 @@ def weigh(
 
     if choice.encoder == "conv":
         patches = x_BLT.unfold(-1, KERNEL, KERNEL).transpose(1, 2).flatten(2)  # (B, T', L·K)
-        inner = patches.flatten(0, 1).expand(n_units, -1, -1)
-        inner = torch.baddbmm(parameters["conv/bias"], inner, parameters["conv/weight"])
+        inner = shared_layer(patches.flatten(0, 1), parameters, "conv")
         inner = inner.relu().unflatten(1, patches.shape[:2])
         hidden = dropped(torch.cat([inner.mean(2), inner.amax(2)], dim=-1))
-    else:
-        hidden = dropped(x_BLT.flatten(1)[None]).expand(n_units, -1, -1)
     for number in range(choice.depth + 1):
         if number:
             hidden = dropped(hidden.relu())  # exact, wherever in a stack a number stands
-        hidden = torch.baddbmm(
-            parameters[f"dense{number}/bias"], hidden, parameters[f"dense{number}/weight"]
-        )
+        if number == 0 and choice.encoder == "mlp":
+            hidden = shared_layer(dropped(x_BLT.flatten(1)[None])[0], parameters, "dense0")
+        else:
+            hidden = torch.baddbmm(
+                parameters[f"dense{number}/bias"], hidden, parameters[f"dense{number}/weight"]
+            )
         shown = features_UBEK if choice.joined == "features" else None
         if choice.joined == "outputs":
             shown = (outputs_UBEC - parameters["center"]) / parameters["scale"]
@@ -231,6 +245,22 @@ def weigh(
         smallest = weights_UBCE.topk(choice.top_k, dim=-1).values[..., -1:]
         weights_UBCE = torch.where(weights_UBCE >= smallest, weights_UBCE, 0.0)
     return weights_UBCE / weights_UBCE.sum(-1, keepdim=True).clamp_min(SMALLEST)
+
+
+def shared_layer(x_RF: Tensor, parameters: Parameters, name: str) -> Tensor:
+    """Apply every gate's own layer to the same rows, shape (U, R, H).
+
+    The gates' columns stand side by side, which is several times as fast as narrow products, one
+    for each gate. All products are of the same width, filled up with zeros: else the last bits
+    of a gate would depend on how many there are in the stack.
+    """
+    weight_UFH = parameters[f"{name}/weight"]
+    flat_FW = weight_UFH.transpose(0, 1).flatten(1)
+    width = flat_FW.shape[1]
+    parts = functional.pad(flat_FW, (0, -width % TOGETHER)).split(TOGETHER, dim=1)
+    out_RW = torch.cat([x_RF @ part.contiguous() for part in parts], dim=1)[:, :width]
+    out_URH = out_RW.unflatten(1, (len(weight_UFH), -1)).transpose(0, 1).contiguous()
+    return out_URH + parameters[f"{name}/bias"]
 
 
 def mix(weights_UBCE: Tensor, outputs_UBEC: Tensor, choice: GateChoice, task: Task) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from enecg.gate.network import Gates
+from enecg.gate.network import Gates, leads_of
 from enecg.gate.space import GateChoice
 from enecg.gate.training import epochs_of, train_gates
 from enecg.nested import Fit, Nested
@@ -79,6 +79,7 @@ def cross_validations(
     units = [(place, fit) for place, scope in enumerate(scopes) for fit in nested.fits(scope)]
     numbers = [nested.scopes.index(scopes[place]) for place, _ in units]
     learns_UN = np.stack([nested.learns_from(fit) for _, fit in units])
+    x_NLT = leads_of(arrays.view_NLT, choice)
     features = arrays.shown(choice, [fit for _, fit in units])
     outputs = {task.name: arrays.chosen(choice, task, numbers) for task in arrays.tasks}
     in_training = [
@@ -97,8 +98,8 @@ def cross_validations(
             shown[task.name] = np.full(shape, np.nan, dtype=np.float32)
             for unit, (place, fit) in enumerate(units):
                 rows = np.flatnonzero(nested.held_out(fit))
-                [mixed_BC], _ = gates.of_unit(unit).predict(
-                    arrays.view_NLT[rows],
+                [mixed_BC], _ = gates.of_unit(unit).predict_leads(
+                    x_NLT[rows],
                     outputs[task.name][unit : unit + 1, rows],
                     task,
                     None if features is None else features[unit : unit + 1, rows],

@@ -44,6 +44,8 @@ class Session:
         Folder with the state of the units that were interrupted.
     report : callable
         Called after each epoch: (what is trained, finished, progress, save).
+    solved : callable
+        Called after each head that takes no epochs: (how many are done, of how many).
     """
 
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class Session:
     report: Callable[[str, dict[str, Any], Progress, Callable[[Path], None]], None] = field(
         default=lambda *_: None
     )
+    solved: Callable[[int, int], None] = lambda *_: None
 
     def train(self, what: str, units: list[Unit], device: torch.device, **arguments: Any) -> None:
         """Train some units, as many at once as fit into memory; their number changes no result.
@@ -158,10 +161,11 @@ def adapt_heads(
     }
     train("inner models", list(units.values()))
     models = {key: model_of(unit) for key, unit in units.items()}
-    for kind in (kind for kind in setup.heads if kind != "ffn"):
-        models |= {
-            (kind, task.name, fit): solved(kind, fit, task) for task in tasks for fit in fits
-        }
+    others = [kind for kind in setup.heads if kind != "ffn"]
+    wanted = [(kind, task, fit) for kind in others for task in tasks for fit in fits]
+    for done, (kind, task, fit) in enumerate(wanted, start=1):
+        models[kind, task.name, fit] = solved(kind, fit, task)
+        session.solved(done, len(wanted))
 
     def answers_of(model: Model) -> np.ndarray:
         expert = AdaptedExpert([model], "")

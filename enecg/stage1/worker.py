@@ -317,5 +317,9 @@ def _session(name: str, rank: int, board: Any, checkpoint_seconds: float) -> Ses
         )
         last = time.monotonic()
 
-    session.report = report
+    def solved(done: int, of: int) -> None:
+        if rank == 0:
+            board.post.remote(name, state=f"heads: {done} of {of} solved")
+
+    session.report, session.solved = report, solved
     return session

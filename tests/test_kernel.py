@@ -95,6 +95,17 @@ def test_the_same_record_twice_and_features_that_do_not_vary(kernel: str) -> Non
     assert torch.isfinite(head.answer(head(f_RD))).all()
 
 
+@each_kernel
+@pytest.mark.parametrize("apart", [1e-7, 1e-6, 1e-5])
+def test_many_records_that_are_almost_the_same(kernel: str, apart: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    f_RD = torch.randn(10, 20, generator=generator).repeat(30, 1)
+    f_RD += apart * torch.randn(f_RD.shape, generator=generator)
+    years_R = 50 + 10 * f_RD[:, 0].double()
+    head = fit_kernel(kernel, f_RD, years_R, torch.arange(300) // 10 % 4, AGE)
+    assert (head.answer(head(f_RD))[:, 0] - years_R).abs().max() < 1
+
+
 @pytest.mark.parametrize("task", [GENDER, FINDINGS], ids=lambda task: task.name)
 def test_probabilities_tell_classes_apart_and_are_calibrated(task: Task) -> None:
     f_RD, years_R, part_R = data(400)

@@ -151,8 +151,22 @@ def _as_ridge(
     alike_RM = own_MM
     if len(z_RD) > len(landmark_MD):
         alike_RM = torch.cat([similarity(kernel, z, landmark_MD) for z in z_RD.split(CHUNK)])
-    # The same signal can be there twice; then the similarities alone have no Cholesky root.
-    root_MM = torch.linalg.cholesky(own_MM + 1e-8 * torch.eye(len(own_MM)).to(own_MM))
+    root_MM = _root(own_MM)
     phi_RM = torch.linalg.solve_triangular(root_MM, alike_RM.T, upper=False).T
     solver = Wide if phi_RM.shape[0] <= phi_RM.shape[1] else Tall
     return solver(lambda places: phi_RM[places], y_RC, part_R), root_MM
+
+
+def _root(own_MM: Tensor) -> Tensor:
+    """Return the Cholesky root of similarities with as little added to the diagonal as it takes.
+
+    The same signal can be there twice; then the similarities alone have none. And where many are
+    almost the same, those in float32 are no more exact than their differences are small.
+    """
+    for extra in (1e-8, 1e-6, 1e-4, 1e-2):
+        more_MM = extra * torch.eye(len(own_MM)).to(own_MM)
+        root_MM, failed = torch.linalg.cholesky_ex(own_MM + more_MM)
+        # Exactly computed, no square on the root's diagonal is below what was added.
+        if not failed and root_MM.diagonal().square().min() > extra / 2:
+            break
+    return root_MM

@@ -76,6 +76,17 @@ def test_each_of_several_labels_gets_probabilities_of_its_own() -> None:
     torch.testing.assert_close(answer.mean(0), holds_RC.float().mean(0), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("width", [3, 20])
+def test_with_a_single_part_it_answers_all_the_same(width: int) -> None:
+    f_RD = torch.randn(12, width, generator=torch.Generator().manual_seed(0))
+    for task, target_R in ((AGE, 50 + f_RD[:, 0].double()), (GENDER, torch.arange(12.0) % 4 // 3)):
+        head = fit_ridge(f_RD, target_R, torch.zeros(12, dtype=torch.int64), task)
+        answer_RC = head.answer(head(f_RD))
+        assert torch.isfinite(answer_RC).all()
+        if task is GENDER:  # nothing was left out to be told apart; the shares are known
+            assert abs(float(answer_RC[:, 1].mean()) - 0.25) < 0.2
+
+
 def test_constant_features_do_no_harm() -> None:
     f_RD = torch.ones(60, 3)
     f_RD[:, 0] = torch.arange(60.0)

@@ -94,9 +94,13 @@ def ridge_targets(head: Any, target_R: Tensor, task: Task) -> Tensor:
 
 
 def scores_left_out(data: Wide | Tall, y_RC: Tensor, part_R: Tensor, alphas: Tensor) -> Tensor:
-    """Return each record's scores by what was solved without its part, (A, R, C)."""
+    """Return each record's scores by what was solved without its part, (A, R, C).
+
+    Where there is but one part, nothing is left to solve from: they are 0.
+    """
     scores_ARC = torch.zeros(len(alphas), *y_RC.shape, dtype=torch.float64)
-    for part in part_R.unique():
+    parts = part_R.unique()
+    for part in parts if len(parts) > 1 else ():
         solutions = data.solve(alphas, without=int(part))
         for rows in (part_R == part).nonzero()[:, 0].split(CHUNK):
             x_BD = data.features(rows)

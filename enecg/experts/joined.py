@@ -98,7 +98,9 @@ def _part(entry: Any) -> Expert:
     [(name, options)] = entry.items()
     if name == Joined.name:
         raise UserError("expert joined: of: it cannot join itself")
-    part = experts.load(name, **(options or {}))
+    if not isinstance(options or {}, dict):
+        raise UserError(f"expert joined: of: {name}: {options!r} is no mapping of its options")
+    part = experts.load(str(name), **{str(key): value for key, value in (options or {}).items()})
     if part.spec.needs_weights:
         raise UserError(f"expert joined: of: {name} needs weights; join experts that need none")
     return part

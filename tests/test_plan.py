@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from enecg import experts
+from enecg.config import parse_config
 from enecg.stage1 import plan
 from enecg.stage1.board import Standing
+from enecg.stage1.jobs import expert_fingerprint
 from enecg.stage1.plan import Job, Node, fit_together, startable
 
 
@@ -77,3 +82,51 @@ def test_a_standing_is_one_line_of_what_is_known() -> None:
     assert full.line() == (
         "inner models, epoch 3 of ≤ 20, 1,234 records/s, validation loss 0.2500, memory 1.5 GB"
     )
+
+
+def experiment(**stage1: Any) -> Any:
+    """As much of one as plans and fingerprints ask for, with experts of own heads and without."""
+    rocket = {"expert": "rocket", "kernels": 8}
+    config = parse_config(
+        {
+            "records": "r", "run_dir": "d", "tasks": ["age"], "stage1": stage1,
+            "experts": {
+                "general": rocket,
+                "kernel": rocket | {"heads": ["laplacian"]},
+                "trees": rocket | {"heads": ["trees"]},
+            },
+        }
+    )  # fmt: skip
+    nested = SimpleNamespace(scopes=["0", "1", "all"], inner_folds=range(2), outer_N=[0] * 100_000)
+    store = SimpleNamespace(fingerprint="f")
+    return SimpleNamespace(config=config, nested=nested, store=store, tasks=config.task_list)
+
+
+def test_memory_is_reckoned_by_an_experts_own_heads() -> None:
+    asked, expert = experiment(heads=["ridge"]), experts.load("rocket", kernels=8)
+    mb = {
+        name: plan._memory_mb(asked, expert, settings)
+        for name, settings in asked.config.experts.items()
+    }
+    assert mb["trees"] > mb["general"] + 150  # 158 features of 100,000 records, and a float64 copy
+    assert mb["kernel"] > mb["trees"] + 9000  # similarities to 4,096 landmarks
+
+
+@pytest.mark.parametrize(
+    ("changed", "redone"),
+    [
+        ({"epochs": 3}, {"general"}),
+        ({"head_trials": 2}, {"general"}),
+        ({"heads": ["trees"]}, {"general"}),
+        ({"class_weights": "balanced"}, {"general", "kernel", "trees"}),
+    ],
+)
+def test_a_setting_redoes_the_experts_whose_heads_heed_it(
+    changed: dict[str, Any], redone: set[str]
+) -> None:
+    before, after = experiment(), experiment(**changed)
+    assert redone == {
+        name
+        for name in before.config.experts
+        if expert_fingerprint(before, name) != expert_fingerprint(after, name)
+    }

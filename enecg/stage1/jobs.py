@@ -54,8 +54,12 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
     of_backbones = {"precision", "augment", "activation_checkpointing"}
     of_heads = {"heads", "head_trials", "head_space", "feature_format"}
     changes_nothing |= {"head_space", *(of_backbones if settings.frozen else of_heads)}
-    heads = [choice.model_dump() for choice in head_choices(config.stage1, config.seed)]
     stage1 = config.stage1.model_copy(update={"heads": settings.heads or config.stage1.heads})
+    trains = not settings.frozen or "ffn" in stage1.heads
+    if not trains:  # all heads are solved or grown, in no epochs
+        changes_nothing |= {"epochs", "patience", "batch_size", "micro_batch", "learning_rate",
+                            "weight_decay", "clip", "zero_stage", "head_trials"}  # fmt: skip
+    heads = [choice.model_dump() for choice in head_choices(config.stage1, config.seed)]
     return fingerprint(
         {
             "version": __version__,
@@ -64,7 +68,7 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
             "folds": [config.fold_column or config.folds, config.inner_folds, config.seed],
             "backbone": expert.fingerprint(),
             "adaptation": [settings.adaptation, settings.final_rule, settings.lora_rank],
-            "heads": heads if settings.frozen else [],
+            "heads": heads if settings.frozen and trains else [],
             "stage1": stage1.model_dump(exclude=changes_nothing),
         }
     )

@@ -258,11 +258,16 @@ def _memory_mb(experiment: Experiment, expert: Expert, settings: ExpertSettings)
     n, width = len(experiment.nested.outer_N), expert.spec.width
     models = _models(experiment, settings)
     if settings.frozen:
-        heads = _head_parameters(width) * models * len(experiment.tasks) * ADAM_BYTES
-        held = 12 * n * width if "trees" in experiment.config.stage1.heads else 0
-        if "ridge" in experiment.config.stage1.heads:
+        heads = settings.heads or experiment.config.stage1.heads
+        kernels, most = sum(kind in KERNELS for kind in heads), min(n, MOST_LANDMARKS)
+        each = _head_parameters(width) * ADAM_BYTES if "ffn" in heads else 0
+        each += kernels * 4 * most * width  # their landmarks
+        held = 12 * n * width if "trees" in heads or kernels else 0
+        if kernels:
+            held += 3 * 8 * n * most  # similarities
+        if "ridge" in heads:
             held = max(held, 4 * 8 * min(n, width) * width)
-        return BASE_MB + (held + heads) / 1e6
+        return BASE_MB + (held + each * models * len(experiment.tasks)) / 1e6
     every = sum(parameter.numel() for parameter in expert.parameters())
     learns = every if settings.adaptation == "full" else _lora_parameters(expert, settings)
     one = ADAM_BYTES * learns + 4 * (every - learns)

@@ -17,6 +17,7 @@ from enecg.gate.network import Gates, initial
 from enecg.gate.space import GateChoice
 from enecg.stage1.adapted import AdaptedExpert, Model
 from enecg.stage1.heads import FFN_HIDDEN, Head
+from enecg.stage1.kernel import KERNELS, KernelHead
 from enecg.stage1.trees import Trees, fit_trees
 from enecg.tasks import Task
 
@@ -55,11 +56,13 @@ def adapted_expert(name: str, task: Task, kind: str = "ridge", n_models: int = 1
         expert = experts.load(name, **settings.options)
         backbone = None if settings.frozen else randomised(expert, seed)
         hidden = FFN_HIDDEN if kind == "ffn" else ()
-        head: Head | Trees = Head(
+        head: Head | Trees | KernelHead = Head(
             expert.spec.width, task, hidden, trained_backbone=backbone is not None
         )
         if kind == "trees":
             head = grown(expert.spec.width, task, seed)
+        elif kind in KERNELS:
+            head = KernelHead(kind, task, 50, expert.spec.width)
         models.append(Model(head if kind == "trees" else randomised(head, seed + 1), backbone))
     return AdaptedExpert(models, kind)
 

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,13 +231,15 @@ def test_a_folder_of_bundles_is_loaded_in_alphabetical_order(three_tasks: list[B
 
 def test_predictions_do_not_depend_on_the_batch() -> None:
     """Bit for bit: alone, in another order, in other company; for every kind of head."""
+    kinds = {"ridge": RHYTHM, "ffn": AGE, "trees": GENDER, "gaussian": FINDINGS}
+    more = {"trees": FINDINGS, "gaussian": AGE, "laplacian": RHYTHM}
     made = [
         bundle(
-            task,
+            replace(task, name=f"{task.name} by {kind}"),
             rocket=adapted_expert("rocket", task, kind),
             dlinear=adapted_expert("dlinear", task, "ffn", 3),
         )
-        for task, kind in ((RHYTHM, "ridge"), (AGE, "ffn"), (GENDER, "trees"), (FINDINGS, "trees"))
+        for kind, task in [*kinds.items(), *more.items()]
     ]
     predict, x_BLT = Predictor(made, CPU), signals(AT_A_TIME + 7)
     x_BLT[2] = np.nan

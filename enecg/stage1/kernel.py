@@ -163,6 +163,7 @@ def _root(own_MM: Tensor) -> Tensor:
     The same signal can be there twice; then the similarities alone have none. And where many are
     almost the same, those in float32 are no more exact than their differences are small.
     """
+    root_MM: Tensor
     for extra in (1e-8, 1e-6, 1e-4, 1e-2):
         more_MM = extra * torch.eye(len(own_MM)).to(own_MM)
         root_MM, failed = torch.linalg.cholesky_ex(own_MM + more_MM)

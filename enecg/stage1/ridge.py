@@ -100,7 +100,9 @@ def scores_left_out(data: Wide | Tall, y_RC: Tensor, part_R: Tensor, alphas: Ten
     """
     scores_ARC = torch.zeros(len(alphas), *y_RC.shape, dtype=torch.float64)
     parts = part_R.unique()
-    for part in parts if len(parts) > 1 else ():
+    if len(parts) < 2:
+        return scores_ARC
+    for part in parts:
         solutions = data.solve(alphas, without=int(part))
         for rows in (part_R == part).nonzero()[:, 0].split(CHUNK):
             x_BD = data.features(rows)

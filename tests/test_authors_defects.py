@@ -29,7 +29,7 @@ from enecg.stage1.feeding import Feed
 from enecg.stage1.fitting import fit_units
 from enecg.stage1.head_space import papers_head
 from enecg.stage1.units import build_unit
-from enecg.stage1.worker import _windows
+from enecg.stage1.worker import _pieces
 from problems import AGE, GENDER, join_process_group, settings, small_problem
 
 
@@ -60,7 +60,7 @@ def test_9_inputs_stay_with_their_records_in_whatever_order_they_arrive() -> Non
     values = np.array([[float(key[1:])] for key in stored])
     shard = _Shard([stored[place] for place in [*order, order[0]]], values[[*order, order[0]]])
     got = np.full(10, np.nan)
-    for rows, raw in _windows(shard, "physical_sha256", experiment):  # type: ignore[arg-type]
+    for rows, raw in _pieces(shard, "physical_sha256", experiment):  # type: ignore[arg-type]
         got[rows] = raw[:, 0]
     assert got.tolist() == [0, 1, 2, 3, 4, 5, 6, 2, 8, 9]
 
@@ -71,7 +71,7 @@ def test_9_a_record_that_does_not_arrive_is_an_error_and_not_a_gap() -> None:
         nested=SimpleNamespace(outer_N=np.zeros(2)),
     )
     with pytest.raises(RuntimeError, match="1 of 2 records were not"):
-        list(_windows(_Shard(["a"], np.zeros((1, 1))), "physical_sha256", experiment))  # type: ignore[arg-type]
+        list(_pieces(_Shard(["a"], np.zeros((1, 1))), "physical_sha256", experiment))  # type: ignore[arg-type]
 
 
 def test_11_and_13_what_should_train_does_and_models_end_in_evaluation_mode() -> None:

@@ -6,21 +6,18 @@ run's outer folds and is tested on the others; the ensemble is asked through the
 run kept of each fold. Differences come with 95 % intervals of a
 bootstrap over groups within folds, the same groups for both. No cluster is started.
 
-    python benchmarks/rhythm_yardstick.py --ecg FOLDER --run RUN
+    python benchmarks/rhythm_yardstick.py --run RUN
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-import wfdb
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,12 +26,10 @@ from enecg.bundle import load_bundles
 from enecg.config import parse_config
 from enecg.evaluation.metrics import score
 from enecg.evaluation.weighted_metrics import weighted_scores
+from enecg.experiment import open_experiment
 from enecg.experts.preparation import resample_fourier, z_scored
-from enecg.nested import ALL, Fit, Nested, nested_folds
+from enecg.nested import ALL, Fit, Nested
 from enecg.predictor import Predictor
-from enecg.records.corpus import Corpus
-from enecg.records.groups import group_ids
-from enecg.records.sources.ptb_xl import list_records
 from enecg.stage1.ridge import fit_ridge
 from enecg.tasks import Task, known
 
@@ -62,21 +57,6 @@ def yardstick(x_BLT: Tensor) -> Tensor:
         y_BKT = functional.conv1d(x_BLT, weights_KLW, bias_K, dilation=dilation, padding="same")
         found += [y_BKT.amax(-1), y_BKT.mean(-1), (y_BKT > 0).float().mean(-1)]
     return torch.cat(found, dim=1)
-
-
-def read(folder: Path, listed: pd.DataFrame) -> np.ndarray:
-    """Read the records as experts get them: float32 mV at 500 Hz, (N, 12, 5000)."""
-    x_NLT = np.zeros((len(listed), len(signals.LEADS), signals.N_SAMPLES), dtype=np.float32)
-    for x_LT, path in zip(x_NLT, listed["path"], strict=True):
-        record = wfdb.rdrecord(str(folder / path))
-        order = [record.sig_name.index(name) for name in map(_ptb_xl_name, signals.LEADS)]
-        for x_T, place in zip(x_LT, order, strict=True):
-            x_T[:] = signals.resample(record.p_signal[:, place], record.fs)
-    return x_NLT
-
-
-def _ptb_xl_name(lead: str) -> str:
-    return lead.upper()
 
 
 def of_yardstick(f_ND: Tensor, task: Task, target_N: np.ndarray, nested: Nested) -> np.ndarray:
@@ -140,25 +120,23 @@ def difference(
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--ecg", type=Path, required=True, help="the PTB-XL folder it was made of")
     parser.add_argument("--run", type=Path, required=True, help="a finished run folder")
-    options = parser.parse_args()
+    run = parser.parse_args().run
     torch.set_num_threads(1)
-    results = json.loads((options.run / "results.json").read_text())
-    config = parse_config(results["config"])
-    listed = list_records(Corpus.at(str(options.ecg)), None).table
-    samples = [(options.ecg / f"{path}.dat").read_bytes() for path in listed["path"]]
-    hashes = [hashlib.sha256(each).hexdigest() for each in samples]
-    listed["group_id"] = group_ids(listed["subject_id"].tolist(), hashes)
-    nested = nested_folds(listed, config)
-    x_NLT = read(options.ecg, listed)
-    ensemble = of_run(options.run, x_NLT, config.task_list, nested)
+    results = json.loads((run / "results.json").read_text())
+    experiment = open_experiment(parse_config(results["config"]))
+    tasks, nested = experiment.tasks, experiment.nested
+    place_of = {record: place for place, record in enumerate(experiment.store.index["record_id"])}
+    x_NLT = np.zeros((len(place_of), len(signals.LEADS), signals.N_SAMPLES), dtype=np.float32)
+    for records, x_BLT in experiment.store.signals():
+        x_NLT[[place_of[record] for record in records]] = x_BLT
+    ensemble = of_run(run, x_NLT, tasks, nested)
     with torch.no_grad():
         f_ND = torch.cat([yardstick(part) for part in torch.from_numpy(x_NLT).split(BATCH)])
     print("| task | metric, mean of folds | yardstick | ensemble | difference, 95 % interval |")
     print("|---|---|---|---|---|")
-    for task in config.task_list:
-        target_N = task.targets(listed[task.column])
+    for task in tasks:
+        target_N = experiment.targets[task.name]
         metric = "mae" if task.kind == "regression" else "auroc"
         both = (of_yardstick(f_ND, task, target_N, nested), ensemble[task.name])
         means = [
@@ -171,7 +149,8 @@ def main() -> None:
             for p_NC in both
         ]
         in_results = results["tasks"][task.name]["predictors"]["ensemble"][metric]["mean"]
-        assert abs(means[1] - in_results) < 1e-3, "these are not the run's folds"
+        if abs(means[1] - in_results) > 1e-3:
+            raise SystemExit(f"{task.name}: the bundles give {means[1]}, results.json {in_results}")
         low, high = difference(task, metric, target_N, both[1], both[0], nested)
         print(
             f"| {task.name} | {metric} | {means[0]:.4f} | {means[1]:.4f} | "

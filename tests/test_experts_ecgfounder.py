@@ -216,9 +216,8 @@ def test_impossible_sizes_are_named(config: dict[str, Any], complaint: str) -> N
         experts.load("ecgfounder", config=config)
 
 
-@pytest.mark.parametrize("shipped", ["ptb_xl", "ptb_xl_rhythm"])
-def test_the_small_one_of_the_shipped_configs_learns_from_scratch(shipped: str) -> None:
-    settings = load_config(Path(f"ray_jobs/config/{shipped}.yaml")).experts["ecgfounder"]
+def test_the_small_one_of_the_shipped_config_learns_from_scratch() -> None:
+    settings = load_config(Path("ray_jobs/config/ptb_xl.yaml")).experts["ecgfounder"]
     assert (settings.weights, settings.adaptation) == (None, "full")
     expert = experts.load("ecgfounder", **settings.options).train()
     assert expert.spec.parameters == 12_356

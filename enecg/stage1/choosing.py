@@ -93,7 +93,7 @@ class Chosen:
 def choose_heads(
     setup: Setup,
     models: dict[tuple[str, str, Fit], Model],
-    answers_of: Callable[[Model], np.ndarray],
+    answers_of: Callable[[Model, np.ndarray], np.ndarray],
 ) -> dict[tuple[str, str], Chosen]:
     """Per task and scope, take the head with the least out-of-fold loss on training groups.
 
@@ -103,7 +103,7 @@ def choose_heads(
     models : dict
         Inner models, by kind, name of the task, and fit.
     answers_of : callable
-        Gives a model's answers for all records.
+        Gives a model's answers for some records, chosen by a bool array of shape (N,).
 
     Returns
     -------
@@ -122,7 +122,7 @@ def choose_heads(
                 output_NC = np.zeros((len(nested.outer_N), task.width), dtype=np.float32)
                 for fit in nested.fits(scope):
                     held_out = nested.held_out(fit)
-                    output_NC[held_out] = answers_of(models[kind, task.name, fit])[held_out]
+                    output_NC[held_out] = answers_of(models[kind, task.name, fit], held_out)
                 losses[kind] = _loss(task, target_N[training], output_NC[training], setup.balance)
                 outputs[kind] = output_NC
             kind = min(losses, key=lambda k: losses[k])
@@ -142,7 +142,7 @@ def outcome_of(
     setup: Setup,
     models: dict[tuple[str, str, Fit], Model],
     chosen: dict[tuple[str, str], Chosen],
-    answers_of: Callable[[Model], np.ndarray],
+    answers_of: Callable[[Model, np.ndarray], np.ndarray],
     facts: dict[str, Any],
 ) -> Outcome:
     """Put the chosen heads' models and outputs together; ``facts`` say what each kind is."""
@@ -156,7 +156,7 @@ def outcome_of(
             final = [models[choice.kind, task.name, fit] for fit in fits]
             output_NC = choice.output_NC
             if scope != ALL:
-                output_NC[test] = np.mean([answers_of(model) for model in final], axis=0)[test]
+                output_NC[test] = np.mean([answers_of(model, test) for model in final], axis=0)
             outputs.append(output_NC)
             key = f"{task.name}/{scope}"
             outcome.adapted[key] = AdaptedExpert(final, choice.kind.partition("-")[0])

@@ -167,9 +167,10 @@ def adapt_heads(
         models[kind, task.name, fit] = solved(kind, fit, task)
         session.solved(done, len(wanted))
 
-    def answers_of(model: Model) -> np.ndarray:
+    def answers_of(model: Model, chosen_N: np.ndarray) -> np.ndarray:
         expert = AdaptedExpert([model], "")
-        return torch.cat([expert.answer(part) for part in features_ND.split(CHUNK)]).numpy()
+        rows = torch.from_numpy(np.flatnonzero(chosen_N))
+        return torch.cat([expert.answer(features_ND[part]) for part in rows.split(CHUNK)]).numpy()
 
     chosen = choose_heads(setup, models, answers_of)
     if setup.expert.final_rule == "refit":
@@ -239,8 +240,8 @@ def train_backbones(
     size = sweep_size(setup.settings, feed.world)
     table = _answers_of_all(tasks, list(units.items()), feed, size, device)
 
-    def answers_of(model: Model) -> np.ndarray:
-        return table[id(model.head)]
+    def answers_of(model: Model, chosen_N: np.ndarray) -> np.ndarray:
+        return table[id(model.head)][chosen_N]
 
     chosen = choose_heads(setup, models, answers_of)
     return outcome_of(setup, models, chosen, answers_of, {})

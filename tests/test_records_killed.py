@@ -24,10 +24,19 @@ from records_helpers import REPOSITORY, corpus
 from s3_server import s3_server
 
 SHARDS, PER_SHARD = 15, 4
+OUTCOMES = ".unfinished/outcomes"
+# It stands still after so many shards as the third argument says, so that it can be struck.
 JOB = f"""
-import sys
+import sys, time
 import enecg.records.convert as module
 module.RECORDS_PER_SHARD = {PER_SHARD}
+wait, left = module.ray.wait, [int(sys.argv[3])]
+def wait_and_count(*arguments, **options):
+    if left[0] == 0:
+        time.sleep(3600)
+    left[0] -= 1
+    return wait(*arguments, **options)
+module.ray.wait = wait_and_count
 module.convert("wfdb", sys.argv[1], sys.argv[2], workers=2)
 """
 
@@ -48,17 +57,17 @@ def hashes(folder: Folder) -> dict[str, str]:
     return {name: folder.sha256(name) for name in folder.names()}
 
 
-def started(folder: Path, place: str) -> subprocess.Popen[bytes]:
-    """A conversion in a process of its own, on the cluster of the tests."""
+def started(folder: Path, place: str, at_most: int = SHARDS) -> subprocess.Popen[bytes]:
+    """A conversion of so many shards in a process of its own, on the cluster of the tests."""
     address = ray.get_runtime_context().gcs_address
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_ADDRESS": address}
-    command = [sys.executable, "-c", JOB, str(folder), place]
+    command = [sys.executable, "-c", JOB, str(folder), place, str(at_most)]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
 
 
 def wait_until_done(job: subprocess.Popen[bytes], store: Folder, shards: int) -> None:
     """Wait until so many shards are done, or the job ends by itself."""
-    outcomes = store.below(".unfinished/outcomes")
+    outcomes = store.below(OUTCOMES)
     deadline = time.monotonic() + 240
     while job.poll() is None and len(outcomes.names()) < shards:
         assert time.monotonic() < deadline, f"{shards} shards were never done"
@@ -80,9 +89,10 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
 def killed_and_ended(folder: Path, store: Folder, expected: dict[str, str], kills: int) -> None:
     rng = np.random.default_rng(20)
     kept: dict[str, str] = {}
-    # Early enough that no job is over, nor its last request at the server, when it is struck.
-    for moment in np.sort(rng.integers(1, SHARDS - 2, kills)):
-        job = started(folder, store.uri)
+    for moment in np.sort(rng.integers(1, SHARDS - 4, kills)):
+        done = len(store.below(OUTCOMES).names())
+        # Tasks of the job before may still end: two shards more than are counted here.
+        job = started(folder, store.uri, at_most=max(0, int(moment) + 1 - done))
         wait_until_done(job, store, int(moment))
         time.sleep(float(rng.uniform(0, 0.1)))
         assert job.poll() is None, job.stderr and job.stderr.read().decode()

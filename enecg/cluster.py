@@ -46,6 +46,8 @@ def connect() -> None:
         ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
         say(f"joined the Ray cluster at {ray.get_runtime_context().gcs_address}")
     else:
+        # A process per job that looks out for a node being taken away: here there is only this one.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         context = ray.init(
             address="local",
             num_cpus=max(4, os.cpu_count() or 1),

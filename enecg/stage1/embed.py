@@ -1,8 +1,8 @@
 """Running a frozen backbone over a record store, with Ray Data: only over what is new to it.
 
-Three stages work at the same time, each with its own processes: reading, CPU work (decoding, and
-the preparation where an expert's is CPU work), and the backbone on its device. The driver takes
-the features in and writes them.
+With GPUs three stages work at the same time, each with its own processes: reading, CPU work
+(decoding, and the preparation where an expert's is CPU work), and the backbone on its device.
+Without any, the last two share their processes. The driver takes the features in and writes them.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from enecg.storage import Folder
 
 BATCH = 64
 """Records that are handed on together, and pass a backbone on a GPU at a time; …"""
-CPU_PASS = 8
-"""… on a CPU so many, whose intermediate results stay in its cache."""
+CPU_BATCH, CPU_PASS = 16, 8
+"""… on a CPU so many, that all processes end about together, and whose intermediate results stay
+in its cache."""
 PART = 2048
 """Most records in a part of the feature store …"""
 PART_SECONDS = 15.0
@@ -126,6 +127,18 @@ class Embedder:
         return np.concatenate(found)
 
 
+class CpuEmbedder:
+    """Both stages in one process, where all of it is CPU work: half the processes to start."""
+
+    def __init__(self, decoder: tuple[Any, ...], embedder: tuple[Any, ...]) -> None:
+        self.decoder, self.embedder = Decoder(*decoder), Embedder(*embedder)
+
+    def __call__(self, batch: Batch) -> Iterator[Batch]:
+        """Yield the features of the wanted records of a batch, if there are any."""
+        for decoded in self.decoder(batch):
+            yield self.embedder(decoded)
+
+
 def compute_features(
     store: RecordStore, features: FeatureStore, expert: Expert, settings: ExpertSettings
 ) -> float:
@@ -194,31 +207,34 @@ def _features_of(
     gpus, cpus = int(resources.get("GPU", 0)), int(resources["CPU"])
     load = (expert.name, settings.weights, settings.options)
     on_cpu = expert.prepares_on == "cpu"
-    # Reading needs a whole CPU; without GPUs the backbone needs most, and decoding next to nothing.
-    embedders = gpus or max(1, cpus - 2)
-    decoders, share = (max(1, cpus - 1), 1.0) if gpus else (2, 0.5 if cpus > 3 else 0.25)
+    decoder = ((expert.name, expert.options) if on_cpu else None, (store.folder, features))
+    embedder = (load, on_cpu)
     shards = store.index.loc[store.index["record_id"].isin(wanted), "shard"].unique()
-    results = (
-        store.dataset(shards=set(shards))
-        .map_batches(
+    records = store.dataset(shards=set(shards))
+    if gpus:
+        decoded = records.map_batches(
             Decoder,
-            fn_constructor_args=(
-                (expert.name, expert.options) if on_cpu else None,
-                (store.folder, features),
-            ),
+            fn_constructor_args=decoder,
             batch_size=BATCH,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=decoders),
-            num_cpus=share,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, cpus - 1)),
+            num_cpus=1.0,
         )
-        .map_batches(
+        results = decoded.map_batches(
             Embedder,
-            fn_constructor_args=(load, on_cpu),
+            fn_constructor_args=embedder,
             batch_size=BATCH,
-            compute=ray.data.ActorPoolStrategy(size=embedders),
-            num_cpus=0 if gpus else (1 if cpus > 3 else 0.25),
-            num_gpus=1 if gpus else 0,
+            compute=ray.data.ActorPoolStrategy(size=gpus),
+            num_cpus=0,
+            num_gpus=1,
         )
-    )
+    else:  # reading needs a whole CPU
+        results = records.map_batches(
+            CpuEmbedder,
+            fn_constructor_args=(decoder, embedder),
+            batch_size=CPU_BATCH,
+            compute=ray.data.ActorPoolStrategy(size=max(1, cpus - 2)),
+            num_cpus=1 if cpus > 3 else 0.25,
+        )
     batches: Any = results.iter_batches(batch_size=None, batch_format="numpy")
     yield from batches
 

@@ -77,7 +77,7 @@ class UnitAdamW(torch.optim.AdamW):
     """
 
     def __init__(self, groups: list[dict[str, Any]], clip: float | None, sharded: bool) -> None:
-        super().__init__(groups)
+        super().__init__(groups, fused=True)  # one pass over each tensor instead of a dozen
         self.clip, self.sharded = clip, sharded
 
     @torch.no_grad()
@@ -132,6 +132,8 @@ def deepspeed_engine(
             "steps_per_print": 10**9,
         },
     )
+    if settings.zero_stage == 0 and dist.get_world_size() == 1:
+        engine.enable_backward_allreduce = False  # else all gradients are copied twice, for nobody
     return engine
 
 

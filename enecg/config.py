@@ -83,8 +83,9 @@ class Stage1Settings(_Section):
 
     epochs: Positive = 20
     """Most passes over the training records."""
-    patience: Positive = 5
-    """Early stopping: epochs without a better validation loss."""
+    patience: Literal["none"] | Positive = 5
+    """Early stopping: epochs without a better validation loss, on training records set aside for
+    it. none: all epochs are trained, on all training records."""
     batch_size: Positive = 256
     """Records per optimiser step, over all workers."""
     micro_batch: Literal["auto"] | Positive = "auto"

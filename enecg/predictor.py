@@ -135,8 +135,7 @@ class Predictor:
         def features(expert: Expert) -> torch.Tensor:
             if isinstance(expert, Joined):
                 return torch.cat([features(part) for part in expert.joins()], dim=1)
-            fingerprint = self._fingerprint(expert)
-            return once(f"features {fingerprint}", lambda: expert.features(signal))
+            return embed(expert, prepared(expert))
 
         def prepared(expert: Expert) -> torch.Tensor:
             fingerprint = expert.preparation_fingerprint()

@@ -45,6 +45,11 @@ class Setup:
         """Whether classes count alike."""
         return self.settings.class_weights == "balanced"
 
+    @property
+    def fixed_epochs(self) -> int | None:
+        """How long inner models train where nothing stops them earlier."""
+        return self.settings.epochs if self.settings.patience == "none" else None
+
     def median_epochs(self, epochs: list[int]) -> int:
         """How long a final model trains, by the best epochs of the inner ones."""
         return round(float(np.median(epochs)))

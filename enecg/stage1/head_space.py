@@ -23,6 +23,8 @@ class HeadChoice(BaseModel):
     """Their width."""
     dropout: float = Field(ge=0, lt=1)
     """After each of them."""
+    input_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Before the first: of the features."""
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
 

@@ -43,6 +43,7 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.kind, self.width = task.kind, task.width
+        self.width_in = width_in
         self.hidden = hidden
         self.register_buffer("feature_mean", torch.zeros(width_in))
         self.register_buffer("feature_std", torch.ones(width_in))
@@ -86,10 +87,13 @@ class Head(nn.Module):
     def forward(self, f_BD: Tensor, keep: Sequence[Tensor] = ()) -> Tensor:
         """Return standardised values or class logits, shape (B, C).
 
-        ``keep`` multiplies what each hidden layer gives: dropout, drawn elsewhere.
+        ``keep`` multiplies the features, and what each hidden layer gives: dropout, drawn
+        elsewhere.
         """
         x = standardised(f_BD, self.feature_mean, self.feature_std)
         masks = iter(keep)
+        if (mask := next(masks, None)) is not None:
+            x = x * mask
         for layer in self.layers:
             x = layer(x)
             if isinstance(layer, nn.GELU) and (mask := next(masks, None)) is not None:

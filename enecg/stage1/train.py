@@ -154,7 +154,7 @@ def adapt_heads(
 
     fits = [fit for scope in nested.scopes for fit in nested.fits(scope)]
     units = {
-        (kind, task.name, fit): ffn(kind, fit, task, None)
+        (kind, task.name, fit): ffn(kind, fit, task, setup.fixed_epochs)
         for kind in kinds
         for task in tasks
         for fit in fits
@@ -213,7 +213,7 @@ def train_backbones(
     """
     tasks, nested, targets = setup.tasks, setup.nested, setup.targets
 
-    def unit_of(fit: Fit, epochs: int | None = None) -> Unit:
+    def unit_of(fit: Fit, epochs: int | None) -> Unit:
         return build_unit(
             fit, tasks, targets, nested, setup.seed, papers_head(setup.settings),
             balance=setup.balance, epochs=epochs, make_backbone=make_backbone,
@@ -222,7 +222,8 @@ def train_backbones(
     arguments: dict[str, Any] = {
         "feed": feed, "targets": targets, "settings": setup.settings, "bf16": bf16,
     }  # fmt: skip
-    units = {fit: unit_of(fit) for scope in nested.scopes for fit in nested.fits(scope)}
+    fits = [fit for scope in nested.scopes for fit in nested.fits(scope)]
+    units = {fit: unit_of(fit, setup.fixed_epochs) for fit in fits}
     session.train("inner models", list(units.values()), device, **arguments)
     if setup.expert.final_rule == "refit":
         finals = {}

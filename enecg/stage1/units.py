@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ class Unit:
         return int.from_bytes(digest[:7], "little")
 
     def dropout(self, batch: int, positions: Tensor, *when: int) -> dict[str, list[Tensor]]:
-        """Draw what the hidden layers' outputs are multiplied by, for some records of a batch.
+        """Draw what features and hidden layers' outputs are multiplied by, for some records.
 
         Parameters
         ----------
@@ -110,18 +110,25 @@ class Unit:
         *when : int
             The moment: epoch and step.
         """
-        rate, random = self.choice.dropout, torch.Generator().manual_seed(self.seed(*when))
-        if rate == 0:
+        random = torch.Generator().manual_seed(self.seed(*when))
+        choice = self.choice
+
+        def mask(width: int, rate: float) -> Tensor:
+            if rate == 0:
+                return torch.ones(1, 1)
+            return (torch.rand(batch, width, generator=random) >= rate)[positions] / (1 - rate)
+
+        if choice.dropout == choice.input_dropout == 0:
             return {}
         return {
             name: [
-                (torch.rand(batch, width, generator=random) >= rate)[positions] / (1 - rate)
-                for width in self.choice.hidden
+                mask(self.model.head(name).width_in, choice.input_dropout),
+                *(mask(width, choice.dropout) for width in choice.hidden),
             ]
             for name in self.model.heads
         }
 
-    def observe(self, epoch: int, loss: float | None, patience: int) -> bool:
+    def observe(self, epoch: int, loss: float | None, patience: int | Literal["none"]) -> bool:
         """Take note of an epoch's validation loss; return whether its tensors are to be kept."""
         if self.finished:
             return False
@@ -135,7 +142,7 @@ class Unit:
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, epoch
             return True
-        self.finished = epoch - self.best_epoch >= patience
+        self.finished = patience != "none" and epoch - self.best_epoch >= patience
         return False
 
 

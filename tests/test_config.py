@@ -128,6 +128,11 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("stage1.precision=fp16", ["stage1.precision should be 'auto', 'fp32' or 'bf16', not 'fp16'"]),
     ("stage1.max_parallel=0", ["stage1.max_parallel should be 'auto' or greater than or equal to"]),
     ("stage1.gpus_per_worker=many", ["stage1.gpus_per_worker should be 'auto' or a valid number"]),
+    (
+        "experts.dlinear={adaptation: full, heads: [ffn]}",
+        ["experts.dlinear", "heads are chosen on a frozen backbone; full trains"],
+    ),
+    ("stage1.patience=0", ["stage1.patience should be 'none' or greater than or equal to 1"]),
     ("experts.rocket.heads=[]", ["experts.rocket.heads", "at least 1"]),
     (
         "stage1.heads=[linear]",

@@ -30,7 +30,9 @@ def _process_group() -> None:
 
 
 PAPERS = papers_head(settings())
-DROPS = HeadChoice(depth=1, width=16, dropout=0.4, learning_rate=1e-2, weight_decay=0.1)
+DROPS = HeadChoice(
+    depth=1, width=16, dropout=0.4, input_dropout=0.2, learning_rate=1e-2, weight_decay=0.1
+)
 
 
 def unit_of(
@@ -169,6 +171,34 @@ def test_a_unit_without_patience_left_changes_no_more() -> None:
     observed = [unit.observe(e, loss, 2) for e, loss in enumerate([3, 2, 2.5, 2.2, 1], start=1)]
     assert observed == [True, True, False, False, False]
     assert (unit.best_epoch, unit.best_loss, unit.finished) == (2, 2, True)
+
+
+def test_without_patience_all_epochs_are_trained_on_all_training_records() -> None:
+    problem, session = small_problem(), Session()
+    adapt(problem, session, heads=["ffn"], patience="none", epochs=3)
+    assert {facts["epoch"] for facts in session.finished.values()} == {3}
+    fit = Fit("0", 0)
+    wanted = problem.nested.learns_from(fit) & np.isfinite(problem.targets["age"])
+    np.testing.assert_array_equal(unit_of(problem, fit, AGE, epochs=3).learns["age"], wanted)
+    assert wanted.sum() > unit_of(problem, fit, AGE).learns["age"].sum()
+    expected = unit_of(problem, fit, AGE, epochs=3)
+    train(problem, [expected], epochs=3)
+    state = session.finished[expected.key]["state"]
+    for name, value in expected.best_state.items():
+        torch.testing.assert_close(state[name], value)
+
+
+def test_dropout_takes_its_share_of_features_and_hidden_outputs() -> None:
+    problem = small_problem()
+    unit = unit_of(problem, Fit("0", 0), AGE, DROPS.model_copy(update={"width": 400}))
+    features_BD, hidden_BH = unit.dropout(500, torch.arange(500), 1, 0)["age"]
+    assert features_BD.shape == (500, 6) and hidden_BH.shape == (500, 400)
+    for mask, rate in ((features_BD, 0.2), (hidden_BH, 0.4)):
+        assert float((mask == 0).float().mean()) == pytest.approx(rate, abs=0.03)
+        assert float(mask.max()) == pytest.approx(1 / (1 - rate))
+    head, x = unit.model.head("age"), torch.from_numpy(problem.features_ND[:4])
+    torch.testing.assert_close(head(x, [torch.ones(1, 1), torch.ones(1, 1)]), head(x))
+    assert head(x, [torch.zeros(1, 1)]).unique().numel() == 1, "all features forgotten"
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_clear_line() -> None:

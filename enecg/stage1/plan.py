@@ -168,11 +168,14 @@ def job_of(experiment: Experiment, name: str, expert: Expert, to_embed: int, rat
     config = experiment.config
     settings = config.experts[name]
     workers, gpus = config.stage1.workers, gpus_of(config, settings)
-    passes = to_embed > 0 or not settings.frozen
-    seconds = _seconds_per_record(expert, rate) if passes else None
-    spent = _train_seconds(experiment, expert, settings, seconds)
-    if spent is not None and to_embed:
-        spent = None if seconds is None else spent + to_embed * seconds
+    spent: float | None
+    if settings.frozen:
+        heads = spent = _head_seconds(experiment, expert, settings)
+        if to_embed:
+            each = (0.0, 1 / rate) if rate is not None else _per_record(expert)
+            spent = None if each is None else heads + to_embed * sum(each)
+    else:
+        spent = _train_seconds(experiment, settings, _per_record(expert))
     memory = _memory_mb(experiment, expert, settings)
     apart = config.stage1.placement == "strict_spread"
     job = Job(name, settings.adaptation, workers, gpus, apart, to_embed, memory, spent)
@@ -211,19 +214,28 @@ def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
     return table
 
 
-def _seconds_per_record(expert: Expert, rate: float | None) -> float | None:
-    """What was measured the last time; else two records on this process's device, else None."""
-    if rate is not None:
-        return 1 / rate
+def _per_record(expert: Expert) -> tuple[float, float] | None:
+    """Seconds to prepare a record and to embed it, on this process's device.
+
+    None where that would say nothing of where it will happen.
+    """
     if ray.cluster_resources().get("GPU", 0) and not torch.cuda.is_available():
-        return None  # a CPU's time would say nothing of the GPUs'
+        return None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     x_BLT = torch.zeros(2, len(LEADS), N_SAMPLES, device=device)
     with torch.no_grad():
         expert.to(device).features(x_BLT[:1])  # some set things up at their first call
         started = time.monotonic()
-        expert.features(x_BLT)
-    return (time.monotonic() - started) / len(x_BLT)
+        prepared = expert.prepare(x_BLT)
+        spent = (time.monotonic() - started) / len(x_BLT)
+        for copies in (1, 16):  # a small backbone's time lies in the call
+            inputs = torch.cat([prepared] * copies)
+            started = time.monotonic()
+            expert.embed(inputs)
+            each = (time.monotonic() - started) / len(inputs)
+            if each > 0.02:
+                break
+    return spent, each
 
 
 def _models(experiment: Experiment, settings: ExpertSettings) -> int:
@@ -234,15 +246,25 @@ def _models(experiment: Experiment, settings: ExpertSettings) -> int:
 
 
 def _train_seconds(
-    experiment: Experiment, expert: Expert, settings: ExpertSettings, seconds: float | None
+    experiment: Experiment, settings: ExpertSettings, each: tuple[float, float] | None
 ) -> float | None:
+    """Time to prepare every record once, and to train a backbone per scope and inner fold."""
+    if each is None:
+        return None
     n, stage1 = len(experiment.nested.outer_N), experiment.config.stage1
-    models, workers = _models(experiment, settings), stage1.workers
-    if not settings.frozen:  # forward and backward are about three forward passes
-        return None if seconds is None else 3 * seconds * n * models * stage1.epochs / workers
+    prepare, embed = each
+    passes = 3 * _models(experiment, settings) * stage1.epochs  # backward is about twice forward
+    return 20 + n * (prepare + passes * embed) / stage1.workers
+
+
+def _head_seconds(experiment: Experiment, expert: Expert, settings: ExpertSettings) -> float:
+    """Time for all heads on a frozen backbone's features."""
+    n, stage1 = len(experiment.nested.outer_N), experiment.config.stage1
     flops, heads = 0.0, settings.heads or stage1.heads
     if "ffn" in heads:
-        flops += 6 * _head_parameters(expert.spec.width) * n * stage1.epochs / workers
+        kinds = 1 + stage1.head_trials
+        flops += 6 * kinds * _head_parameters(expert.spec.width) * n * stage1.epochs
+        flops /= stage1.workers
     if "ridge" in heads:  # one decomposition per part of the cross-validation
         flops += 6 * 20 * min(n, expert.spec.width) ** 3
     if "trees" in heads:  # as measured
@@ -251,7 +273,7 @@ def _train_seconds(
     flops += sum(
         6 * 20 * most**3 + 10 * most * n * expert.spec.width for k in heads if k in KERNELS
     )
-    return 20 + flops * models * len(experiment.tasks) / CORE_FLOPS
+    return 20 + flops * _models(experiment, settings) * len(experiment.tasks) / CORE_FLOPS
 
 
 def _memory_mb(experiment: Experiment, expert: Expert, settings: ExpertSettings) -> float:

@@ -1,0 +1,72 @@
+"""The network on the median beat: what it shares with `beats`, and what training adds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from enecg import experts
+from enecg.errors import UserError
+from enecg.experts.contract import Expert
+from tests.expert_signals import ecg_like
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Tensor:
+    return experts.load("beats").prepare(ecg_like(3))
+
+
+def seen(expert: Expert, prepared: Tensor, seed: int = 0) -> Tensor:
+    """Features with torch's chance from a seed."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return expert.embed(prepared)
+
+
+def test_it_prepares_as_beats_does_and_goes_by_a_name_of_its_own(prepared: Tensor) -> None:
+    beats, net = experts.load("beats"), experts.load("beat-net")
+    assert net.preparation_fingerprint() == beats.preparation_fingerprint()
+    assert torch.equal(net.prepare(ecg_like(3)), prepared)
+    named = {net.fingerprint(), beats.fingerprint()}
+    for options in ({"channels": 8}, {"dropout": 0.1}, {"noise": 0.5}, {"seed": 1}):
+        named.add(experts.load("beat-net", **options).fingerprint())
+    assert len(named) == 6
+
+
+def test_chance_enters_in_training_alone(prepared: Tensor) -> None:
+    net = experts.load("beat-net")
+    still = seen(net, prepared)
+    assert torch.equal(seen(net, prepared, 1), still)
+    net.train()
+    assert torch.equal(seen(net, prepared, 1), seen(net, prepared, 1))
+    assert not torch.equal(seen(net, prepared, 1), seen(net, prepared, 2))
+    calm = experts.load("beat-net", dropout=0.0, noise=0.0).train()
+    assert torch.equal(seen(calm, prepared), still)
+
+
+def test_changes_in_training_are_small(prepared: Tensor) -> None:
+    still = seen(experts.load("beat-net"), prepared)
+    net = experts.load("beat-net", dropout=0.0).train()
+    changed = torch.stack([seen(net, prepared, seed) for seed in range(20)])
+    apart = (changed - still).norm(dim=-1).mean()
+    assert 0 < apart < 0.5 * still.norm(dim=-1).mean()
+
+
+def test_amplitude_is_kept(prepared: Tensor) -> None:
+    """Per-lead normalisation would throw away what it tells of sex."""
+    net = experts.load("beat-net")
+    assert (seen(net, 2 * prepared) - seen(net, prepared)).norm() > 0.1 * seen(net, prepared).norm()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"channels": 0}, "channels is 0; it must be at least 1"),
+        ({"dropout": 1.0}, "dropout is 1.0; give 0 up to below 1"),
+        ({"noise": -1.0}, "noise is -1.0; give at least 0"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, float], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        experts.load("beat-net", **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -52,15 +52,6 @@ class ExpertSettings(_Section):
     final: Literal["refit", "average"] | None = None
     """What predicts test groups: one model refitted on all training groups, or the inner models'
     mean. Unset: refit for frozen backbones, average for trained ones."""
-
-    @model_validator(mode="after")
-    def _heads_that_are_tried(self) -> Self:
-        if self.heads is not None and not self.frozen:
-            raise ValueError(
-                f"heads are chosen on a frozen backbone; {self.adaptation} trains the paper's "
-                "head with it: leave heads out"
-            )
-        return self
 
     def backbone(self, name: str) -> str:
         """The expert that an entry called ``name`` uses."""

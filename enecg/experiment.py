@@ -78,6 +78,11 @@ def check_experts(config: Config) -> None:
                     f"config: unknown key 'experts.{name}.{key}'{did_you_mean(key, allowed)}; "
                     f"allowed in experts.{name}: {', '.join(allowed)}"
                 )
+        if settings.heads is not None and not settings.frozen:
+            raise UserError(
+                f"config: experts.{name}: heads are chosen on a frozen backbone; "
+                f"{settings.adaptation} trains the paper's head with it: leave heads out"
+            )
         spec = experts.load(
             settings.backbone(name), weights=settings.weights, **settings.options
         ).spec

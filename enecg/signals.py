@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
+from scipy.signal import resample_poly
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 SAMPLING_RATE_HZ = 500
@@ -110,9 +111,6 @@ def resample(
     float64 array, shape (round(T * rate_out / rate_in),)
         NaN where a sample needed on either side was missing.
     """
-    # Here, since it takes half a second, and every worker process imports this module.
-    from scipy.signal import resample_poly
-
     ratio = Fraction(rate_out / rate_in).limit_denominator(30_000)
     length = round(len(x_T) * rate_out / rate_in)
     # Extending by the line from first to last sample keeps an offset from ringing at the ends.

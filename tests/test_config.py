@@ -11,6 +11,7 @@ import yaml
 from enecg.config import Config, load_config, parse_config
 from enecg.errors import UserError, exit_code_of
 from enecg.experiment import check_experts
+from enecg.stage1.head_space import head_choices
 
 SHIPPED = sorted((Path(__file__).parents[1] / "ray_jobs" / "config").glob("*.yaml"))
 
@@ -31,6 +32,7 @@ def with_changes(folder: Path, *changes: str) -> Config:
 def test_shipped_configs_are_valid(path: Path) -> None:
     config = load_config(path)
     assert config.task_list
+    assert len(head_choices(config.stage1, config.seed)) == 1 + config.stage1.head_trials
     assert len(SHIPPED) >= 3
 
 
@@ -39,6 +41,12 @@ def test_shipped_configs_use_experts_as_they_may_be_used(path: Path) -> None:
     config = load_config(path)
     if all(settings.weights is None for settings in config.experts.values()):
         check_experts(config)
+
+
+def test_heads_of_a_backbone_that_is_trained_are_refused() -> None:
+    trained = {"dlinear": {"adaptation": "full", "heads": ["ffn"]}}
+    with pytest.raises(UserError, match=r"experts\.dlinear: heads are chosen on a frozen backbone"):
+        check_experts(parse_config(values(experts=trained)))
 
 
 def test_the_order_of_experts_and_tasks_is_kept() -> None:
@@ -128,10 +136,6 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("stage1.precision=fp16", ["stage1.precision should be 'auto', 'fp32' or 'bf16', not 'fp16'"]),
     ("stage1.max_parallel=0", ["stage1.max_parallel should be 'auto' or greater than or equal to"]),
     ("stage1.gpus_per_worker=many", ["stage1.gpus_per_worker should be 'auto' or a valid number"]),
-    (
-        "experts.dlinear={adaptation: full, heads: [ffn]}",
-        ["experts.dlinear", "heads are chosen on a frozen backbone; full trains"],
-    ),
     ("stage1.patience=0", ["stage1.patience should be 'none' or greater than or equal to 1"]),
     ("experts.rocket.heads=[]", ["experts.rocket.heads", "at least 1"]),
     (

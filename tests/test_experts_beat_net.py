@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from enecg import experts
 from enecg.errors import UserError
 from enecg.experts.contract import Expert
+from enecg.stage1.feature_store import FeatureStore
 from tests.expert_signals import ecg_like
 
 
@@ -32,6 +35,16 @@ def test_it_prepares_as_beats_does_and_goes_by_a_name_of_its_own(prepared: Tenso
     for options in ({"channels": 8}, {"dropout": 0.1}, {"noise": 0.5}, {"seed": 1}):
         named.add(experts.load("beat-net", **options).fingerprint())
     assert len(named) == 6
+
+
+def test_stored_features_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place() -> Path:
+        return FeatureStore.of(tmp_path, experts.load("beat-net")).folder
+
+    before = place()
+    assert before != FeatureStore.of(tmp_path, experts.load("beats")).folder
+    monkeypatch.setattr(experts.expert_class("beat-net"), "version", 99)
+    assert place() != before
 
 
 def test_chance_enters_in_training_alone(prepared: Tensor) -> None:

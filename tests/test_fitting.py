@@ -208,6 +208,13 @@ def test_a_loss_that_is_not_finite_ends_in_one_clear_line() -> None:
         train(problem, [unit_of(problem, Fit("all", 0), AGE)])
 
 
+def test_weights_that_are_not_finite_end_it_at_once_where_nothing_is_validated() -> None:
+    problem = small_problem()
+    problem.features_ND[::7] = np.inf
+    with pytest.raises(JobFailed, match="weights that are not finite after epoch 1;"):
+        train(problem, [unit_of(problem, Fit("all", 0), AGE, epochs=4)])
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_stages_give_the_same_heads(stage: int) -> None:
     problem = small_problem()

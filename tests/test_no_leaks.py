@@ -89,8 +89,8 @@ def procedure(problem: Problem, folder: Any) -> Learned:
             class_weights="balanced",
         ),
         "dlinear": train_backbones(
-            setup(problem, "full", epochs=2, clip=1.0), make_dlinear, prepared, Session(),
-            torch.device("cpu"), bf16=False,
+            setup(problem, "full", epochs=2, clip=1.0, patience="none"), make_dlinear, prepared,
+            Session(), torch.device("cpu"), bf16=False,
         ),
     }  # fmt: skip
     arrays = Arrays(

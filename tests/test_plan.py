@@ -7,9 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from enecg import experts
-from enecg.config import parse_config
+from enecg.config import ExpertSettings, parse_config
+from enecg.experts.beat_measures import BEAT
+from enecg.experts.beats import MEASURES
 from enecg.stage1 import plan
 from enecg.stage1.board import Standing
 from enecg.stage1.jobs import expert_fingerprint
@@ -110,6 +113,35 @@ def test_memory_is_reckoned_by_an_experts_own_heads() -> None:
     }
     assert mb["trees"] > mb["general"] + 150  # 158 features of 100,000 records, and a float64 copy
     assert mb["kernel"] > mb["trees"] + 9000  # similarities to 4,096 landmarks
+
+
+def test_a_backbones_cost_is_measured_on_something_like_beats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    cost = plan.cost_of(experts.load("beat-net"))
+    assert cost is not None
+    assert cost.prepare > 1e-3, "beats are looked for, and found"
+    assert 0 < cost.embed < cost.prepare
+    assert cost.size == 4 * (MEASURES + 12 * BEAT)
+    monkeypatch.setattr(plan.ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 1.0})
+    if not torch.cuda.is_available():
+        assert plan.cost_of(experts.load("rocket")) is None, "of GPUs this process knows nothing"
+
+
+def test_training_prepares_once_what_can_be_held() -> None:
+    asked, settings = experiment(epochs=10), ExpertSettings(adaptation="full")
+
+    def seconds(**changes: Any) -> float:
+        cost = plan.Cost(0.01, 0.001, 1000)._replace(**changes)
+        found = plan._train_seconds(asked, settings, cost)
+        assert found is not None
+        return found
+
+    held, passes = 100_000 * 0.01, 3 * 10 * (3 * 2) * 100_000 * 0.001  # three scopes, two folds
+    assert seconds() == pytest.approx(20 + held + passes)
+    assert seconds(size=10**6) == pytest.approx(20 + 20 * held + passes)
+    assert plan._train_seconds(asked, settings, None) is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class BeatNet(Expert):
     convolutions (He et al., CVPR 2016; activation before convolution, each block's branch scaled
     by a learned number instead of normalised, so that amplitudes are kept) and one linear layer.
     While it is trained, amplitudes are changed a little (whole beat and lead by lead), noise is
-    added, and the beat is shifted by up to two samples.
+    added, and all beats of a batch are shifted alike, by up to 16 ms.
 
     Not for tasks whose labels come from R-peaks.
 
@@ -42,7 +43,7 @@ class BeatNet(Expert):
     dropout : float
         Before the linear layer and after it, in training, from 0 to below 1.
     noise : float
-        How strong the changes in training are; 0 for none.
+        How strong changes of amplitude and noise are in training; 0 for none, nor shifts.
     seed : int
         Seed of the initial weights.
 
@@ -97,7 +98,7 @@ class BeatNet(Expert):
 
     def prepare(self, x_BLT: Tensor) -> Tensor:
         """Find the median beat, as `Beats` does; float32 of shape (B, M + 12 × 200)."""
-        return Beats().prepare(x_BLT)
+        return _beats().prepare(x_BLT)
 
     def embed(self, prepared: Tensor) -> Tensor:
         """Return what the network sees, float32 of shape (B, 128)."""
@@ -111,11 +112,11 @@ class BeatNet(Expert):
 
     def preparation_fingerprint(self) -> str:
         """Return that of `Beats`: who needs both prepares a record once."""
-        return Beats().preparation_fingerprint()
+        return _beats().preparation_fingerprint()
 
-    def fingerprint(self) -> str:
-        """Return the SHA-256 that names this expert's features: its own options are in it."""
-        both = super().preparation_fingerprint() + super().fingerprint()
+    def weights_fingerprint(self) -> str:
+        """Return the SHA-256 of the parameters, and of name, version and options."""
+        both = super().preparation_fingerprint() + super().weights_fingerprint()
         return hashlib.sha256(both.encode()).hexdigest()
 
     def _dropped(self, f_BD: Tensor) -> Tensor:
@@ -129,6 +130,12 @@ class BeatNet(Expert):
         x_BLT = x_BLT * (self.noise * (0.1 * overall_B11 + 0.05 * by_lead_BL1)).exp()
         x_BLT = x_BLT + self.noise * loud_B11 * torch.randn_like(x_BLT)
         return x_BLT.roll(int(torch.randint(-2, 3, ())), -1)
+
+
+@cache
+def _beats() -> Beats:
+    """What prepares; none of its tensors is used."""
+    return Beats()
 
 
 class _Block(nn.Module):

@@ -28,10 +28,11 @@ from enecg.stage1.feature_store import FeatureStore
 from enecg.storage import Folder
 
 BATCH = 64
-"""Records that are handed on together, and pass a backbone on a GPU at a time; …"""
-CPU_BATCH, CPU_PASS = 16, 8
-"""… on a CPU so many, that all processes end about together, and whose intermediate results stay
-in its cache."""
+"""Records that are handed on together, and pass a backbone on a GPU at a time."""
+CPU_BATCH = 16
+"""On CPUs so many are handed on together, that all processes end at about the same time, …"""
+CPU_PASS = 8
+"""… and so many pass a backbone at a time, whose intermediate results stay in a cache."""
 PART = 2048
 """Most records in a part of the feature store …"""
 PART_SECONDS = 15.0
@@ -227,7 +228,7 @@ def _features_of(
             num_cpus=0,
             num_gpus=1,
         )
-    else:  # reading needs a whole CPU
+    else:  # reading needs a whole CPU; another one is left to the driver and to Ray itself
         results = records.map_batches(
             CpuEmbedder,
             fn_constructor_args=(decoder, embedder),

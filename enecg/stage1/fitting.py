@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from enecg.stage1.engine import (
     trained_state,
 )
 from enecg.stage1.feeding import Feed, Rows, batch_sizes
-from enecg.stage1.lora import restore
+from enecg.stage1.lora import restore, trained
 from enecg.stage1.units import Unit
 
 Targets = dict[str, np.ndarray]
@@ -99,6 +99,7 @@ def fit_units(
     tensors = {name: torch.from_numpy(values) for name, values in targets.items()}
     steps = len(batch_sizes(feed.n, settings.batch_size))
 
+    patience = settings.epochs if settings.patience == "none" else settings.patience
     for epoch in range(first + 1, settings.epochs + 1):
         if all(unit.finished for unit in units):
             break
@@ -124,12 +125,14 @@ def fit_units(
         size = sweep_size(settings, feed.world)
         losses = _validation_losses(engine, bank, units, feed, tensors, size, device)
         for unit, model, value in zip(units, bank.of_units(), losses, strict=True):
+            if value is None and not _finite(trained(model).values()):
+                raise _not_finite(unit, epoch, settings)
             if value is not None and not math.isfinite(value):
                 raise JobFailed(
                     f"the loss of {unit.key} is {value} after epoch {epoch}; "
                     f"try a learning rate below {settings.learning_rate:g}"
                 )
-            if unit.observe(epoch, value, settings.patience):
+            if unit.observe(epoch, value, patience):
                 unit.best_state = trained_state(model, settings.zero_stage)
         if after_epoch is not None:
             known = [value for value in losses if value is not None]
@@ -139,14 +142,22 @@ def fit_units(
                 partial(save_state, units=units, engine=engine, epoch=epoch),
             )
     for unit in units:
-        if not all(torch.isfinite(value).all() for value in unit.best_state.values()):
-            raise JobFailed(
-                f"{unit.key} has weights that are not finite after epoch {unit.best_epoch}; "
-                f"try a learning rate below {settings.learning_rate:g}"
-            )
+        if not _finite(unit.best_state.values()):
+            raise _not_finite(unit, unit.best_epoch, settings)
         restore(unit.model, unit.best_state)
         unit.model.eval()
     engine.destroy()
+
+
+def _finite(values: Iterable[Tensor]) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in values)
+
+
+def _not_finite(unit: Unit, epoch: int, settings: Stage1Settings) -> JobFailed:
+    return JobFailed(
+        f"{unit.key} has weights that are not finite after epoch {epoch}; "
+        f"try a learning rate below {settings.learning_rate:g}"
+    )
 
 
 def _batch_loss(

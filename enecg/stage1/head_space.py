@@ -23,10 +23,10 @@ class HeadChoice(BaseModel):
     """Their width."""
     dropout: float = Field(ge=0, lt=1)
     """After each of them."""
-    input_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Before the first: of the features."""
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
+    input_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of the features, before the first layer."""
 
     @property
     def hidden(self) -> tuple[int, ...]:

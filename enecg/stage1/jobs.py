@@ -233,11 +233,17 @@ def _inputs(experiment: Experiment, work: Work) -> tuple[Any, float]:
     if work.features is None:
         signals = experiment.store.dataset()
         if work.expert.prepares_on == "cpu":
+            cpus = int(ray.cluster_resources()["CPU"])
             signals = signals.map_batches(
                 Decoder,
                 fn_constructor_args=((work.expert.name, work.expert.options),),
                 batch_size=BATCH,
-                compute=ray.data.ActorPoolStrategy(min_size=1),
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=1, max_size=max(1, cpus - 1 - work.job.workers)
+                ),
+                # Where workers hold all CPUs but one, reading takes that one: these processes
+                # would wait for a job to end, or, if they came first, reading would.
+                num_cpus=0,
             )
         return signals, 0.0
     peak = compute_features(experiment.store, work.features, work.expert, settings)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError
@@ -172,10 +173,10 @@ def job_of(experiment: Experiment, name: str, expert: Expert, to_embed: int, rat
     if settings.frozen:
         heads = spent = _head_seconds(experiment, expert, settings)
         if to_embed:
-            each = (0.0, 1 / rate) if rate is not None else _per_record(expert)
-            spent = None if each is None else heads + to_embed * sum(each)
+            cost = Cost(0.0, 1 / rate, 0) if rate is not None else cost_of(expert)
+            spent = None if cost is None else heads + to_embed * (cost.prepare + cost.embed)
     else:
-        spent = _train_seconds(experiment, settings, _per_record(expert))
+        spent = _train_seconds(experiment, settings, cost_of(expert))
     memory = _memory_mb(experiment, expert, settings)
     apart = config.stage1.placement == "strict_spread"
     job = Job(name, settings.adaptation, workers, gpus, apart, to_embed, memory, spent)
@@ -214,28 +215,39 @@ def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
     return table
 
 
-def _per_record(expert: Expert) -> tuple[float, float] | None:
-    """Seconds to prepare a record and to embed it, on this process's device.
+class Cost(NamedTuple):
+    """What one record takes of a backbone: seconds to prepare and to embed it, bytes between."""
 
-    None where that would say nothing of where it will happen.
-    """
+    prepare: float
+    embed: float
+    size: int
+
+
+def cost_of(expert: Expert) -> Cost | None:
+    """Measure a backbone on this process's device; None where others will do the work."""
     if ray.cluster_resources().get("GPU", 0) and not torch.cuda.is_available():
         return None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     x_BLT = torch.zeros(2, len(LEADS), N_SAMPLES, device=device)
-    with torch.no_grad():
-        expert.to(device).features(x_BLT[:1])  # some set things up at their first call
+    x_BLT[..., 250::400] = 1.0  # mV: something like beats, for those who look for them
+
+    def timed(compute: Callable[[], Tensor]) -> tuple[Tensor, float]:
         started = time.monotonic()
-        prepared = expert.prepare(x_BLT)
-        spent = (time.monotonic() - started) / len(x_BLT)
+        found = compute()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return found, time.monotonic() - started
+
+    with torch.no_grad():
+        timed(lambda: expert.to(device).features(x_BLT[:1]))  # some set things up when first called
+        prepared, spent = timed(lambda: expert.prepare(x_BLT))
         for copies in (1, 16):  # a small backbone's time lies in the call
-            inputs = torch.cat([prepared] * copies)
-            started = time.monotonic()
-            expert.embed(inputs)
-            each = (time.monotonic() - started) / len(inputs)
-            if each > 0.02:
+            inputs = prepared.repeat_interleave(copies, dim=0)
+            embed = timed(lambda: expert.embed(inputs))[1] / len(inputs)  # noqa: B023
+            if embed > 0.02:
                 break
-    return spent, each
+    size = prepared.element_size() * prepared[0].numel()
+    return Cost(spent / len(x_BLT), embed, size)
 
 
 def _models(experiment: Experiment, settings: ExpertSettings) -> int:
@@ -246,15 +258,17 @@ def _models(experiment: Experiment, settings: ExpertSettings) -> int:
 
 
 def _train_seconds(
-    experiment: Experiment, settings: ExpertSettings, each: tuple[float, float] | None
+    experiment: Experiment, settings: ExpertSettings, cost: Cost | None
 ) -> float | None:
-    """Time to prepare every record once, and to train a backbone per scope and inner fold."""
-    if each is None:
+    """Time to train a backbone per scope and inner fold."""
+    if cost is None:
         return None
     n, stage1 = len(experiment.nested.outer_N), experiment.config.stage1
-    prepare, embed = each
     passes = 3 * _models(experiment, settings) * stage1.epochs  # backward is about twice forward
-    return 20 + n * (prepare + passes * embed) / stage1.workers
+    # Every worker prepares all records, once if they can be held.
+    held = n * cost.size <= HELD_BYTES and not stage1.augment
+    prepared = 1 if held else 2 * stage1.epochs
+    return 20 + n * (prepared * cost.prepare + passes * cost.embed / stage1.workers)
 
 
 def _head_seconds(experiment: Experiment, expert: Expert, settings: ExpertSettings) -> float:
@@ -265,14 +279,13 @@ def _head_seconds(experiment: Experiment, expert: Expert, settings: ExpertSettin
         kinds = 1 + stage1.head_trials
         flops += 6 * kinds * _head_parameters(expert.spec.width) * n * stage1.epochs
         flops /= stage1.workers
-    if "ridge" in heads:  # one decomposition per part of the cross-validation
-        flops += 6 * 20 * min(n, expert.spec.width) ** 3
+    if "ridge" in heads:  # as measured, doubled
+        flops += 12 * min(n, expert.spec.width) ** 3
     if "trees" in heads:  # as measured
         flops += 2e4 * n * expert.spec.width
     most = min(n, MOST_LANDMARKS)
-    flops += sum(
-        6 * 20 * most**3 + 10 * most * n * expert.spec.width for k in heads if k in KERNELS
-    )
+    kernels = sum(kind in KERNELS for kind in heads)
+    flops += kernels * (12 * most**3 + 10 * most * n * expert.spec.width)
     return 20 + flops * _models(experiment, settings) * len(experiment.tasks) / CORE_FLOPS
 
 
@@ -282,7 +295,8 @@ def _memory_mb(experiment: Experiment, expert: Expert, settings: ExpertSettings)
     if settings.frozen:
         heads = settings.heads or experiment.config.stage1.heads
         kernels, most = sum(kind in KERNELS for kind in heads), min(n, MOST_LANDMARKS)
-        each = _head_parameters(width) * ADAM_BYTES if "ffn" in heads else 0
+        kinds = 1 + experiment.config.stage1.head_trials
+        each = kinds * _head_parameters(width) * ADAM_BYTES if "ffn" in heads else 0
         each += kernels * 4 * most * width  # their landmarks
         held = 12 * n * width if "trees" in heads or kernels else 0
         if kernels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -128,7 +128,7 @@ class Unit:
             for name in self.model.heads
         }
 
-    def observe(self, epoch: int, loss: float | None, patience: int | Literal["none"]) -> bool:
+    def observe(self, epoch: int, loss: float | None, patience: int) -> bool:
         """Take note of an epoch's validation loss; return whether its tensors are to be kept."""
         if self.finished:
             return False
@@ -142,7 +142,7 @@ class Unit:
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, epoch
             return True
-        self.finished = patience != "none" and epoch - self.best_epoch >= patience
+        self.finished = epoch - self.best_epoch >= patience
         return False
 
 

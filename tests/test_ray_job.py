@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray._private.utils import get_ray_address_file
 
 from enecg.files import read_json
 from enecg.records import RecordStore
@@ -50,6 +51,8 @@ def head(tmp_path: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{dashboard}"
     running.terminate()  # a blocking `ray start` takes its head down with it
     running.wait(60)
+    # Else Ray's State API, in every later cluster on this machine, waits for this head to answer.
+    Path(get_ray_address_file(None)).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 

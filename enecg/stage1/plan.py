@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -241,11 +242,11 @@ def cost_of(expert: Expert) -> Cost | None:
     with torch.no_grad():
         timed(lambda: expert.to(device).features(x_BLT[:1]))  # some set things up when first called
         prepared, spent = timed(lambda: expert.prepare(x_BLT))
-        for copies in (1, 16):  # a small backbone's time lies in the call
-            inputs = prepared.repeat_interleave(copies, dim=0)
-            embed = timed(lambda: expert.embed(inputs))[1] / len(inputs)  # noqa: B023
-            if embed > 0.02:
-                break
+        embed = timed(lambda: expert.embed(prepared))[1] / len(prepared)
+        if embed < 0.02:  # a small backbone's time lies in the call
+            many = prepared.repeat_interleave(16, dim=0)
+            with suppress(torch.OutOfMemoryError):
+                embed = timed(lambda: expert.embed(many))[1] / len(many)
     size = prepared.element_size() * prepared[0].numel()
     return Cost(spent / len(x_BLT), embed, size)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,9 @@ def s3_server() -> Iterator[str]:
     }
     before = {name: os.environ.get(name) for name in said}
     os.environ.update(said)
+    # What earlier servers of this process held is still there otherwise.
+    reset = urllib.request.Request(f"{said['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset).close()
     try:
         boto3.client("s3", endpoint_url=said["AWS_ENDPOINT_URL"]).create_bucket(Bucket="ecgs")
         yield "s3://ecgs"

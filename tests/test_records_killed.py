@@ -24,8 +24,11 @@ from records_helpers import REPOSITORY, corpus
 from s3_server import s3_server
 
 SHARDS, PER_SHARD = 15, 4
+LONGEST = 240
+"""Seconds that anything is waited for."""
 OUTCOMES = ".unfinished/outcomes"
-# It stands still after so many shards as the third argument says, so that it can be struck.
+# It stands still after so many shards as the third argument says: else, on a slow machine, it may
+# end between being looked at and being struck. It goes on where a failed test has left it alone.
 JOB = f"""
 import sys, time
 import enecg.records.convert as module
@@ -33,7 +36,7 @@ module.RECORDS_PER_SHARD = {PER_SHARD}
 wait, left = module.ray.wait, [int(sys.argv[3])]
 def wait_and_count(*arguments, **options):
     if left[0] == 0:
-        time.sleep(3600)
+        time.sleep({LONGEST})
     left[0] -= 1
     return wait(*arguments, **options)
 module.ray.wait = wait_and_count
@@ -68,7 +71,7 @@ def started(folder: Path, place: str, at_most: int = SHARDS) -> subprocess.Popen
 def wait_until_done(job: subprocess.Popen[bytes], store: Folder, shards: int) -> None:
     """Wait until so many shards are done, or the job ends by itself."""
     outcomes = store.below(OUTCOMES)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + LONGEST
     while job.poll() is None and len(outcomes.names()) < shards:
         assert time.monotonic() < deadline, f"{shards} shards were never done"
         time.sleep(0.01)
@@ -107,7 +110,7 @@ def killed_and_ended(folder: Path, store: Folder, expected: dict[str, str], kill
     with pytest.raises(UserError, match=r"limit None, now 59"):
         convert("wfdb", folder, store.uri, limit=59)
     job = started(folder, store.uri)
-    assert job.wait(240) == 0, job.stderr and job.stderr.read().decode()
+    assert job.wait(LONGEST) == 0, job.stderr and job.stderr.read().decode()
     assert hashes(store) == expected and verify(store.uri).sound
 
 
@@ -124,7 +127,7 @@ def test_killed_workers_are_replaced(
     for shards in (1, 5):
         wait_until_done(job, store, shards)
         assert kill_a_worker(job), "no worker was at work"
-    assert job.wait(240) == 0, job.stderr and job.stderr.read().decode()
+    assert job.wait(LONGEST) == 0, job.stderr and job.stderr.read().decode()
     assert hashes(store) == expected
 
 

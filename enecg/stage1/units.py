@@ -110,16 +110,16 @@ class Unit:
         *when : int
             The moment: epoch and step.
         """
-        random = torch.Generator().manual_seed(self.seed(*when))
         choice = self.choice
+        if choice.dropout == choice.input_dropout == 0:
+            return {}
+        random = torch.Generator().manual_seed(self.seed(*when))
 
         def mask(width: int, rate: float) -> Tensor:
             if rate == 0:
                 return torch.ones(1, 1)
             return (torch.rand(batch, width, generator=random) >= rate)[positions] / (1 - rate)
 
-        if choice.dropout == choice.input_dropout == 0:
-            return {}
         return {
             name: [
                 mask(self.model.head(name).width_in, choice.input_dropout),

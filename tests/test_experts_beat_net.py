@@ -10,6 +10,7 @@ from torch import Tensor
 
 from enecg import experts
 from enecg.errors import UserError
+from enecg.experts.beats import MEASURES
 from enecg.experts.contract import Expert
 from enecg.stage1.feature_store import FeatureStore
 from tests.expert_signals import ecg_like
@@ -32,9 +33,9 @@ def test_it_prepares_as_beats_does_and_goes_by_a_name_of_its_own(prepared: Tenso
     assert net.preparation_fingerprint() == beats.preparation_fingerprint()
     assert torch.equal(net.prepare(ecg_like(3)), prepared)
     named = {net.fingerprint(), beats.fingerprint()}
-    for options in ({"channels": 8}, {"dropout": 0.1}, {"noise": 0.5}, {"seed": 1}):
+    for options in ({"channels": 8}, {"dropout": 0.1}, {"noise": 0.5}, {"views": 1}, {"seed": 1}):
         named.add(experts.load("beat-net", **options).fingerprint())
-    assert len(named) == 6
+    assert len(named) == 7
 
 
 def test_stored_features_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,8 +55,23 @@ def test_chance_enters_in_training_alone(prepared: Tensor) -> None:
     net.train()
     assert torch.equal(seen(net, prepared, 1), seen(net, prepared, 1))
     assert not torch.equal(seen(net, prepared, 1), seen(net, prepared, 2))
-    calm = experts.load("beat-net", dropout=0.0, noise=0.0).train()
-    assert torch.equal(seen(calm, prepared), still)
+    calm = experts.load("beat-net", dropout=0.0, noise=0.0, views=1)
+    once = seen(calm, prepared)
+    assert torch.equal(seen(calm.train(), prepared), once)
+
+
+def test_several_views_are_the_mean_of_shifted_beats(prepared: Tensor) -> None:
+    def shifted(samples: int) -> Tensor:
+        beat_BLT = prepared[:, MEASURES:].unflatten(1, (12, -1)).roll(samples, -1)
+        return torch.cat([prepared[:, :MEASURES], beat_BLT.flatten(1)], 1)
+
+    once = experts.load("beat-net", views=1)
+    each = torch.stack([seen(once, shifted(by)) for by in (-4, -2, 0, 2, 4)])
+    for views in (3, 5):
+        middle = each[2 - views // 2 : 3 + views // 2].mean(0)
+        several = seen(experts.load("beat-net", views=views), prepared)
+        torch.testing.assert_close(several, middle, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(each[0], each[4], atol=1e-3)
 
 
 def test_changes_in_training_are_small(prepared: Tensor) -> None:
@@ -78,6 +94,7 @@ def test_amplitude_is_kept(prepared: Tensor) -> None:
         ({"channels": 0}, "channels is 0; it must be at least 1"),
         ({"dropout": 1.0}, "dropout is 1.0; give 0 up to below 1"),
         ({"noise": -1.0}, "noise is -1.0; give at least 0"),
+        ({"views": 2}, "views is 2; it must be one of 1, 3, 5"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float], said: str) -> None:

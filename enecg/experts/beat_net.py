@@ -1,9 +1,10 @@
-"""A small residual network on the median beat, trained from scratch."""
+"""A small residual network on the median beat and its measures, trained from scratch."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +19,37 @@ from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, drawing_from
 STEP = 2
 """Samples of the median beat that are averaged into one of the network's."""
 LENGTH = measures.BEAT // STEP
-UNIT_MV = 0.5
-"""Millivolts that are one to the network, and …"""
-LARGEST = 10.0
+UNIT_MV = 1 / 6
+"""Millivolts that are one to the network: about what a lead's samples deviate, and …"""
+LARGEST = 30.0
 """… how many of those it sees at most."""
-FEATURES = 128
+LARGEST_DEVIATION = 4.0
+"""Measures are cut off here, in standard deviations of the training records'."""
+SEES = 128
+"""Numbers that the beat, and as many that the measures, become."""
+ACTIVE = 1.7
+"""GELU of standard normal numbers, times this, has a variance of one (Brock et al., ICLR 2021)."""
+VIEWS = (1, 3, 5)
+"""Values of the option `views`: the beat itself, and as many shifted to either side."""
+BRANCH = 0.3
+"""How much of a block's branch is added to its shortcut, at first."""
 
 
 class BeatNet(Expert):
-    """What a convolutional network sees in the median beat: shapes that no one has named.
+    """What a convolutional network sees in the median beat, beside what `Beats` measures in it.
 
-    The median beat of `Beats`, all leads in millivolts, passes three residual blocks of two
-    convolutions (He et al., CVPR 2016; activation before convolution, each block's branch scaled
-    by a learned number instead of normalised, so that amplitudes are kept) and one linear layer.
+    The median beat, all leads in millivolts, passes three residual blocks of two convolutions (He
+    et al., CVPR 2016; activation before convolution) and a linear layer. Nothing is normalised by
+    the record, so amplitudes are kept, nor by the batch; instead the convolutions' weights are
+    standardised, each output's to a mean of zero and a norm of one, and activations scaled so that
+    variances stay (Brock et al., "Characterizing signal propagation to close the performance gap in
+    unnormalized ResNets", ICLR 2021). The measures, in deviations from what it learns from, pass
+    a linear layer of their own.
+
     While it is trained, amplitudes are changed a little (whole beat and lead by lead), noise is
-    added, and all beats of a batch are shifted alike, by up to 16 ms.
+    added to beat and measures, and all beats of a batch are shifted alike, by up to 16 ms. Else it
+    looks at each beat several times, shifted by 8 ms more each time, and gives the mean of what
+    it sees (test-time augmentation).
 
     Not for tasks whose labels come from R-peaks.
 
@@ -41,9 +58,11 @@ class BeatNet(Expert):
     channels : int
         Of the first block; the others have twice as many.
     dropout : float
-        Before the linear layer and after it, in training, from 0 to below 1.
+        Of the measures, before the linear layers and after them, in training, from 0 to below 1.
     noise : float
         How strong changes of amplitude and noise are in training; 0 for none, nor shifts.
+    views : int
+        How many times it looks at a beat when it is not trained: 1, 3 or 5.
     seed : int
         Seed of the initial weights.
 
@@ -54,11 +73,21 @@ class BeatNet(Expert):
     """
 
     name = "beat-net"
-    version = 1
+    version = 2
     prepares_on = "cpu"
+    scaled = slice(0, MEASURES)
+
+    measure_mean: Tensor
+    measure_std: Tensor
 
     def __init__(
-        self, *, channels: int = 32, dropout: float = 0.3, noise: float = 1.0, seed: int = 0
+        self,
+        *,
+        channels: int = 32,
+        dropout: float = 0.3,
+        noise: float = 1.0,
+        views: int = 3,
+        seed: int = 0,
     ) -> None:
         if channels < 1:
             raise UserError(f"expert beat-net: channels is {channels}; it must be at least 1")
@@ -66,49 +95,66 @@ class BeatNet(Expert):
             raise UserError(f"expert beat-net: dropout is {dropout}; give 0 up to below 1")
         if noise < 0:
             raise UserError(f"expert beat-net: noise is {noise}; give at least 0")
+        if views not in VIEWS:
+            allowed = ", ".join(map(str, VIEWS))
+            raise UserError(f"expert beat-net: views is {views}; it must be one of {allowed}")
         with drawing_from(seed):
-            stem = nn.Conv1d(N_LEADS, channels, 7, padding=3)
+            stem = _Conv(N_LEADS, channels, 7)
             blocks = nn.Sequential(
                 _Block(channels, channels),
                 _Block(channels, 2 * channels),
                 _Block(2 * channels, 2 * channels),
             )
-            project = nn.Linear(2 * channels * (-(-LENGTH // 8)), FEATURES)
-        layers = (stem, blocks, project)
+            project = _Linear(2 * channels * (-(-LENGTH // 8)), SEES)
+            measured = nn.Linear(MEASURES, SEES)
+        layers = (stem, blocks, project, measured)
         spec = ExpertSpec(
             name=self.name,
             sampling_rate_hz=RATE_HZ / STEP,
             n_samples=LENGTH,
             leads=signals.LEADS,
-            units="mV (median beat)",
+            units="mV (median beat); deviations (measures)",
             normalisation="0.5 to 40 Hz kept; the median beat's level before the QRS subtracted",
-            width=FEATURES,
+            width=2 * SEES,
             parameters=sum(p.numel() for layer in layers for p in layer.parameters()),
             licence="Apache-2.0 (nothing pretrained)",
             pretraining_corpora=(),
             adaptations=ADAPTATIONS,
             needs_weights=True,
             uses_r_peaks=True,
-            lora_targets=("project",),
+            lora_targets=("measured",),
         )  # fmt: skip
-        options = {"channels": channels, "dropout": dropout, "noise": noise, "seed": seed}
+        options = {
+            "channels": channels, "dropout": dropout, "noise": noise, "views": views, "seed": seed,
+        }  # fmt: skip
         super().__init__(spec, options)
-        self.stem, self.blocks, self.project = layers
+        self.stem, self.blocks, self.project, self.measured = layers
         self.dropout, self.noise = dropout, noise
+        self.shifts = range(-(views // 2), views // 2 + 1)
+        self.register_buffer("measure_mean", torch.zeros(MEASURES))
+        self.register_buffer("measure_std", torch.ones(MEASURES))
 
     def prepare(self, x_BLT: Tensor) -> Tensor:
-        """Find the median beat, as `Beats` does; float32 of shape (B, M + 12 × 200)."""
+        """Measure the beats, as `Beats` does; float32 of shape (B, M + 12 × 200)."""
         return _beats().prepare(x_BLT)
 
     def embed(self, prepared: Tensor) -> Tensor:
-        """Return what the network sees, float32 of shape (B, 128)."""
+        """Return what the network sees, float32 of shape (B, 256)."""
+        measure_BM = (prepared[:, :MEASURES].float() - self.measure_mean) / self.measure_std
+        measure_BM = measure_BM.clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
         beat_BLT = prepared[:, MEASURES:].float().unflatten(1, (N_LEADS, measures.BEAT))
-        x_BLT = functional.avg_pool1d(beat_BLT / UNIT_MV, STEP).clamp(-LARGEST, LARGEST)
+        x_BLT = (functional.avg_pool1d(beat_BLT, STEP) / UNIT_MV).clamp(-LARGEST, LARGEST)
         if self.training and self.noise:
-            x_BLT = self._changed(x_BLT)
-        f_BD = functional.gelu(self.blocks(self.stem(x_BLT))).flatten(1)
-        f_BD = functional.gelu(self.project(self._dropped(f_BD)))
-        return self._dropped(f_BD).float()
+            x_BLT, measure_BM = self._changed(x_BLT, measure_BM)
+        seen = [self._seen(x_BLT.roll(by, -1)) for by in ((0,) if self.training else self.shifts)]
+        y_BD = torch.stack(seen).mean(0)
+        measure_BD = functional.gelu(self.measured(self._dropped(measure_BM)))
+        return self._dropped(torch.cat([y_BD, measure_BD], dim=1)).float()
+
+    def scale(self, mean_M: Tensor, std_M: Tensor) -> None:
+        """Take over the measures' mean and deviation."""
+        self.measure_mean.copy_(mean_M)
+        self.measure_std.copy_(std_M)
 
     def preparation_fingerprint(self) -> str:
         """Return that of `Beats`: who needs both prepares a record once."""
@@ -119,17 +165,23 @@ class BeatNet(Expert):
         both = super().preparation_fingerprint() + super().weights_fingerprint()
         return hashlib.sha256(both.encode()).hexdigest()
 
+    def _seen(self, x_BLT: Tensor) -> Tensor:
+        """What the convolutions make of a beat, (B, 128)."""
+        y_BD = _active(self.blocks(self.stem(x_BLT))).flatten(1)
+        return _active(self.project(self._dropped(y_BD)))
+
     def _dropped(self, f_BD: Tensor) -> Tensor:
         return functional.dropout(f_BD, self.dropout, self.training)
 
-    def _changed(self, x_BLT: Tensor) -> Tensor:
+    def _changed(self, x_BLT: Tensor, measure_BM: Tensor) -> tuple[Tensor, Tensor]:
         """Beats as they might have looked: amplitudes, noise, where the R-peak was found."""
         overall_B11 = torch.randn_like(x_BLT[:, :1, :1])
         by_lead_BL1 = torch.randn_like(x_BLT[..., :1])
-        loud_B11 = 0.06 * torch.rand_like(overall_B11)
+        loud_B11 = 0.18 * torch.rand_like(overall_B11)
         x_BLT = x_BLT * (self.noise * (0.1 * overall_B11 + 0.05 * by_lead_BL1)).exp()
         x_BLT = x_BLT + self.noise * loud_B11 * torch.randn_like(x_BLT)
-        return x_BLT.roll(int(torch.randint(-2, 3, ())), -1)
+        measure_BM = measure_BM + 0.1 * self.noise * torch.randn_like(measure_BM)
+        return x_BLT.roll(int(torch.randint(-2, 3, ())), -1), measure_BM
 
 
 @cache
@@ -138,17 +190,61 @@ def _beats() -> Beats:
     return Beats()
 
 
+def _active(x: Tensor) -> Tensor:
+    return ACTIVE * functional.gelu(x)
+
+
+def _standardised(weight: Tensor, gain: Tensor) -> Tensor:
+    """Weights with a mean of zero and a norm of ``gain`` per output, the first axis."""
+    inner = tuple(range(1, weight.ndim))
+    centred = weight - weight.mean(inner, keepdim=True)
+    return gain * centred / centred.square().sum(inner, keepdim=True).clamp(min=1e-4).sqrt()
+
+
+class _Conv(nn.Conv1d):
+    """A convolution with standardised weights; at stride 1 it keeps the length."""
+
+    def __init__(self, width_in: int, width: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(width_in, width, kernel, stride, padding=kernel // 2)
+        self.gain = nn.Parameter(torch.ones(width, 1, 1))
+        nn.init.zeros_(cast(Tensor, self.bias))
+
+    def forward(self, x_BCT: Tensor) -> Tensor:
+        """Return shape (B, C, T / stride)."""
+        weight = _standardised(self.weight, self.gain)
+        return functional.conv1d(x_BCT, weight, self.bias, self.stride, self.padding)
+
+
+class _Linear(nn.Linear):
+    """A linear layer with standardised weights; so what is added to these (LoRA) would count for
+    something else once merged."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__(width_in, width)
+        self.gain = nn.Parameter(torch.ones(width, 1))
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """Return shape (B, D)."""
+        return functional.linear(x_BD, _standardised(self.weight, self.gain), self.bias)
+
+
 class _Block(nn.Module):
     """Two convolutions beside a shortcut; halves the length."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
-        self.first = nn.Conv1d(width_in, width, 5, stride=2, padding=2)
-        self.second = nn.Conv1d(width, width, 5, padding=2)
-        self.shortcut = nn.Conv1d(width_in, width, 1, stride=2)
-        self.share = nn.Parameter(torch.tensor([0.3]))
+        self.first = _Conv(width_in, width, 5, stride=2)
+        self.second = _Conv(width, width, 5)
+        self.shortcut = _Conv(width_in, width, 1) if width_in != width else None
+        self.share = nn.Parameter(torch.tensor([BRANCH]))
 
     def forward(self, x_BCT: Tensor) -> Tensor:
         """Return shape (B, C, T / 2)."""
-        y_BCT = self.first(functional.gelu(x_BCT))
-        return self.shortcut(x_BCT) + self.share * self.second(functional.gelu(y_BCT))
+        y_BCT = _active(x_BCT)
+        short_BCT = functional.avg_pool1d(
+            x_BCT if self.shortcut is None else y_BCT, 2, ceil_mode=True
+        )
+        if self.shortcut is not None:
+            short_BCT = self.shortcut(short_BCT)
+        return short_BCT + self.share * self.second(_active(self.first(y_BCT)))

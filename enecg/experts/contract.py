@@ -107,6 +107,9 @@ class Expert(nn.Module):
     """Where `prepare` belongs: ``device``, in batch beside the backbone; ``cpu``, in many CPU
     workers, since it is not tensor work. `prepare` then uses no tensor of the module, so that a
     worker can build it under ``torch.device("meta")``, without its parameters."""
+    scaled: ClassVar[slice | None] = None
+    """Columns of prepared inputs, then of shape (B, D), that the backbone takes in deviations from
+    a mean: those of the records that it learns from, where it is trained from scratch (`scale`)."""
 
     spec: ExpertSpec
     options: dict[str, Any]
@@ -168,6 +171,10 @@ class Expert(nn.Module):
         float32 tensor, shape (B, D)
             Finite features, D being ``spec.width``.
         """
+        raise NotImplementedError
+
+    def scale(self, mean_M: Tensor, std_M: Tensor) -> None:
+        """Take over mean and deviation of the `scaled` columns; only called where there are any."""
         raise NotImplementedError
 
     def features(self, x_BLT: Tensor) -> Tensor:

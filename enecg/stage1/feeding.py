@@ -110,6 +110,13 @@ class Feed:
                 mine = np.arange(start, min(start + batch_size, len(rows)))[self.rank :: self.world]
                 yield rows[mine], self._ready(raw[mine])
 
+    def every(self) -> Iterator[tuple[Rows, Tensor]]:
+        """Yield every record once, on every worker alike: (rows, inputs), some at a time."""
+        for rows, raw in self._windows():
+            for start in range(0, len(rows), PIECE):
+                places = np.arange(start, min(start + PIECE, len(rows)))
+                yield rows[places], self._ready(raw[places])
+
     def _windows(self) -> Iterator[tuple[Rows, Any]]:
         held = self.hold()
         if held is None:

@@ -243,7 +243,7 @@ def cost_of(expert: Expert) -> Cost | None:
         timed(lambda: expert.to(device).features(x_BLT[:1]))  # some set things up when first called
         prepared, spent = timed(lambda: expert.prepare(x_BLT))
         embed = timed(lambda: expert.embed(prepared))[1] / len(prepared)
-        if embed < 0.02:  # a small backbone's time lies in the call
+        if embed < 0.005:  # a small backbone's time lies in the call
             many = prepared.repeat_interleave(16, dim=0)
             with suppress(torch.OutOfMemoryError):
                 embed = timed(lambda: expert.embed(many))[1] / len(many)

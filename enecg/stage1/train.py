@@ -27,6 +27,7 @@ from enecg.stage1.head_space import HeadChoice, papers_head
 from enecg.stage1.kernel import KERNELS, fit_kernel
 from enecg.stage1.lora import merge_lora, restore, trained
 from enecg.stage1.ridge import CHUNK, fit_ridge
+from enecg.stage1.scaling import scale_inputs
 from enecg.stage1.trees import fit_trees
 from enecg.stage1.units import Unit, build_unit
 from enecg.tasks import Task, known
@@ -224,6 +225,8 @@ def train_backbones(
     }  # fmt: skip
     fits = [fit for scope in nested.scopes for fit in nested.fits(scope)]
     units = {fit: unit_of(fit, setup.fixed_epochs) for fit in fits}
+    if setup.expert.weights is None:
+        scale_inputs(list(units.values()), feed)
     session.train("inner models", list(units.values()), device, **arguments)
     if setup.expert.final_rule == "refit":
         finals = {}
@@ -231,6 +234,8 @@ def train_backbones(
             epochs = [units[fit].best_epoch for fit in nested.fits(scope)]
             final = Fit(scope, None)
             finals[final] = unit_of(final, setup.median_epochs(epochs))
+        if setup.expert.weights is None:
+            scale_inputs(list(finals.values()), feed)
         session.train("final models", list(finals.values()), device, **arguments)
         units |= finals
     models = {

@@ -87,10 +87,35 @@ def test_labels_without_prediction_and_predictions_without_label_do_not_matter()
     assert np.isnan(found.apply(stated, GENDER)[:50]).all()
 
 
-def test_values_pass_unchanged_and_one_part_is_too_few() -> None:
+@pytest.mark.parametrize("slope", [0.6, 1.5])
+def test_values_that_were_pulled_to_the_mean_are_stretched_again(slope: float) -> None:
+    random = np.random.default_rng(0)
+    true = random.normal(60, 12, 900)
+    stated = (60 + (true - 60) / slope - 4)[:, None]
+    target = true + random.laplace(0, 5, 900)
+    found = fit_calibration(AGE, stated, target, parts(900))
+    assert found.kind == "linear"
+    assert found.slope == pytest.approx(slope, abs=0.1)
+    np.testing.assert_allclose(found.apply(stated, AGE)[:, 0], true, atol=4)
+    assert score(AGE, target, found.apply(stated, AGE))["mae"] < score(AGE, target, stated)["mae"]
+    assert np.isnan(found.apply(np.array([[np.nan]]), AGE)).all()
+
+
+def test_values_that_are_right_stay_as_they_are() -> None:
+    random = np.random.default_rng(2)
+    true = random.normal(60, 12, 300)
+    target = true + random.laplace(0, 8, 300)
+    found = fit_calibration(AGE, true[:, None], target, parts(300))
+    np.testing.assert_allclose(found.apply(true[:, None], AGE)[:, 0], true, atol=1.5)
+    constant = np.full((300, 1), 60.0)
+    assert np.isfinite(
+        fit_calibration(AGE, constant, target, parts(300)).apply(constant, AGE)
+    ).all()
+
+
+def test_one_part_is_too_few() -> None:
     values = np.array([[30.0], [70.0]])
-    assert fit_calibration(AGE, values, values[:, 0], np.array([0, 1])) == UNCHANGED
-    np.testing.assert_array_equal(Calibration("temperature", 3.0).apply(values, AGE), values)
+    assert fit_calibration(AGE, values, values[:, 0], np.array([0, 0])) == UNCHANGED
     p_BC, target = drawn(GENDER, 90)
     assert fit_calibration(GENDER, p_BC, target, np.zeros(90, dtype=int)) == UNCHANGED
 
@@ -101,8 +126,15 @@ def test_values_pass_unchanged_and_one_part_is_too_few() -> None:
         UNCHANGED,
         Calibration("temperature", 1.7),
         Calibration("isotonic", 1.0, (((0.1, 0.8), (0.2, 0.9)),)),
+        Calibration("linear", slope=1.1, intercept=-3.0),
     ],
     ids=lambda calibration: calibration.kind,
 )
 def test_it_is_written_as_json_and_read_again(calibration: Calibration) -> None:
     assert Calibration.read(json.loads(json.dumps(calibration.dump()))) == calibration
+
+
+def test_what_an_older_bundle_wrote_is_read() -> None:
+    assert Calibration.read(
+        {"kind": "temperature", "temperature": 2.0, "curves": []}
+    ) == Calibration("temperature", 2.0)

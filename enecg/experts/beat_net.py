@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from enecg.errors import UserError
 from enecg.experts import beat_measures as measures
 from enecg.experts.beats import MEASURES, N_LEADS, RATE_HZ, Beats
 from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, drawing_from
+from enecg.experts.unnormalised import Block, Conv, Linear, active
 
 STEP = 2
 """Samples of the median beat that are averaged into one of the network's."""
@@ -27,12 +27,8 @@ LARGEST_DEVIATION = 4.0
 """Measures are cut off here, in standard deviations of the training records'."""
 SEES = 128
 """Numbers that the beat, and as many that the measures, become."""
-ACTIVE = 1.7
-"""GELU of standard normal numbers, times this, has a variance of one (Brock et al., ICLR 2021)."""
 VIEWS = (1, 3, 5)
 """Values of the option `views`: the beat itself, and as many shifted to either side."""
-BRANCH = 0.3
-"""How much of a block's branch is added to its shortcut, at first."""
 
 
 class BeatNet(Expert):
@@ -99,13 +95,13 @@ class BeatNet(Expert):
             allowed = ", ".join(map(str, VIEWS))
             raise UserError(f"expert beat-net: views is {views}; it must be one of {allowed}")
         with drawing_from(seed):
-            stem = _Conv(N_LEADS, channels, 7)
+            stem = Conv(N_LEADS, channels, 7)
             blocks = nn.Sequential(
-                _Block(channels, channels),
-                _Block(channels, 2 * channels),
-                _Block(2 * channels, 2 * channels),
+                Block(channels, channels, 5),
+                Block(channels, 2 * channels, 5),
+                Block(2 * channels, 2 * channels, 5),
             )
-            project = _Linear(2 * channels * (-(-LENGTH // 8)), SEES)
+            project = Linear(2 * channels * (-(-LENGTH // 8)), SEES)
             measured = nn.Linear(MEASURES, SEES)
         layers = (stem, blocks, project, measured)
         spec = ExpertSpec(
@@ -167,8 +163,8 @@ class BeatNet(Expert):
 
     def _seen(self, x_BLT: Tensor) -> Tensor:
         """What the convolutions make of a beat, (B, 128)."""
-        y_BD = _active(self.blocks(self.stem(x_BLT))).flatten(1)
-        return _active(self.project(self._dropped(y_BD)))
+        y_BD = active(self.blocks(self.stem(x_BLT))).flatten(1)
+        return active(self.project(self._dropped(y_BD)))
 
     def _dropped(self, f_BD: Tensor) -> Tensor:
         return functional.dropout(f_BD, self.dropout, self.training)
@@ -188,63 +184,3 @@ class BeatNet(Expert):
 def _beats() -> Beats:
     """What prepares; none of its tensors is used."""
     return Beats()
-
-
-def _active(x: Tensor) -> Tensor:
-    return ACTIVE * functional.gelu(x)
-
-
-def _standardised(weight: Tensor, gain: Tensor) -> Tensor:
-    """Weights with a mean of zero and a norm of ``gain`` per output, the first axis."""
-    inner = tuple(range(1, weight.ndim))
-    centred = weight - weight.mean(inner, keepdim=True)
-    return gain * centred / centred.square().sum(inner, keepdim=True).clamp(min=1e-4).sqrt()
-
-
-class _Conv(nn.Conv1d):
-    """A convolution with standardised weights; at stride 1 it keeps the length."""
-
-    def __init__(self, width_in: int, width: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(width_in, width, kernel, stride, padding=kernel // 2)
-        self.gain = nn.Parameter(torch.ones(width, 1, 1))
-        nn.init.zeros_(cast(Tensor, self.bias))
-
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        """Return shape (B, C, T / stride)."""
-        weight = _standardised(self.weight, self.gain)
-        return functional.conv1d(x_BCT, weight, self.bias, self.stride, self.padding)
-
-
-class _Linear(nn.Linear):
-    """A linear layer with standardised weights; so what is added to these (LoRA) would count for
-    something else once merged."""
-
-    def __init__(self, width_in: int, width: int) -> None:
-        super().__init__(width_in, width)
-        self.gain = nn.Parameter(torch.ones(width, 1))
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x_BD: Tensor) -> Tensor:
-        """Return shape (B, D)."""
-        return functional.linear(x_BD, _standardised(self.weight, self.gain), self.bias)
-
-
-class _Block(nn.Module):
-    """Two convolutions beside a shortcut; halves the length."""
-
-    def __init__(self, width_in: int, width: int) -> None:
-        super().__init__()
-        self.first = _Conv(width_in, width, 5, stride=2)
-        self.second = _Conv(width, width, 5)
-        self.shortcut = _Conv(width_in, width, 1) if width_in != width else None
-        self.share = nn.Parameter(torch.tensor([BRANCH]))
-
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        """Return shape (B, C, T / 2)."""
-        y_BCT = _active(x_BCT)
-        short_BCT = functional.avg_pool1d(
-            x_BCT if self.shortcut is None else y_BCT, 2, ceil_mode=True
-        )
-        if self.shortcut is not None:
-            short_BCT = self.shortcut(short_BCT)
-        return short_BCT + self.share * self.second(_active(self.first(y_BCT)))

@@ -1,4 +1,4 @@
-"""Calibration: what a stated probability is worth, learned from training groups at the very end."""
+"""Calibration: what a stated value or probability is worth, learned from training groups last."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
@@ -23,27 +23,36 @@ ENOUGH_OF_EACH = 50
 
 @dataclass(frozen=True)
 class Calibration:
-    """A map from stated to calibrated probabilities; values pass unchanged.
+    """A map from stated to calibrated probabilities or values.
 
     Attributes
     ----------
-    kind : {"none", "temperature", "isotonic"}
-        temperature: log-odds divided by one number (Guo et al., ICML 2017). isotonic: a rising
-        curve per label, between points (Zadrozny and Elkan, KDD 2002); for two classes the
-        curve of the second one.
+    kind : {"none", "linear", "temperature", "isotonic"}
+        linear: values stretched or shrunk, the line with the least absolute error (experts that
+        were fitted with a penalty keep too close to the mean). temperature: log-odds divided by
+        one number (Guo et al., ICML 2017). isotonic: a rising curve per label, between points
+        (Zadrozny and Elkan, KDD 2002); for two classes the curve of the second one.
     temperature : float
     curves : tuple of (stated, calibrated)
         Points of each curve.
+    slope, intercept : float
+        Of the line; the intercept in the task's unit.
     """
 
-    kind: Literal["none", "temperature", "isotonic"] = "none"
+    kind: Literal["none", "linear", "temperature", "isotonic"] = "none"
     temperature: float = 1.0
     curves: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
+    slope: float = 1.0
+    intercept: float = 0.0
 
     def apply(self, prediction_BC: Floats, task: Task) -> npt.NDArray[np.float32]:
         """Return calibrated predictions, shape (B, C)."""
-        if self.kind == "none" or task.kind == "regression":
+        if self.kind == "none":
             return prediction_BC.astype(np.float32)
+        if self.kind == "linear":
+            return (self.slope * prediction_BC.astype(np.float64) + self.intercept).astype(
+                np.float32
+            )
         stated = np.clip(prediction_BC.astype(np.float64), SMALLEST, 1 - SMALLEST)
         if self.kind == "isotonic":
             columns = stated.T if task.kind == "multilabel" else stated[:, 1:].T
@@ -66,7 +75,8 @@ class Calibration:
     def read(cls, values: dict[str, Any]) -> Calibration:
         """Return what `dump` gave."""
         curves = tuple((tuple(stated), tuple(true)) for stated, true in values["curves"])
-        return cls(values["kind"], float(values["temperature"]), curves)
+        line = (float(values.get("slope", 1)), float(values.get("intercept", 0)))  # older bundles
+        return cls(values["kind"], float(values["temperature"]), curves, *line)
 
 
 UNCHANGED = Calibration()
@@ -90,14 +100,15 @@ def fit_calibration(
     part_B : int array, shape (B,)
         Parts of the cross-validation; groups must not be split over them.
     """
-    if task.kind == "regression":
-        return UNCHANGED
     rows = known(target_B) & ~np.isnan(prediction_BC).any(1)
     prediction_BC, target_B, part_B = prediction_BC[rows], target_B[rows], part_B[rows]
     parts = np.unique(part_B)
     if len(parts) < 2:
         return UNCHANGED
-    kinds = [_none, _temperature, *([_isotonic] if _is_enough(task, target_B) else [])]
+    if task.kind == "regression":
+        kinds = [_none, _linear]
+    else:
+        kinds = [_none, _temperature, *([_isotonic] if _is_enough(task, target_B) else [])]
 
     def loss(fit: Any) -> float:
         judged = np.zeros(len(target_B))
@@ -121,6 +132,23 @@ def _is_enough(task: Task, target_B: Floats) -> bool:
 
 def _none(task: Task, prediction_BC: Floats, target_B: Floats) -> Calibration:
     return UNCHANGED
+
+
+def _linear(task: Task, prediction_BC: Floats, target_B: Floats) -> Calibration:
+    middle, size = float(prediction_BC.mean()), float(prediction_BC.std())
+
+    def line(change_2: Floats) -> Calibration:
+        slope = 1 + float(change_2[0])
+        return Calibration(
+            "linear", slope=slope, intercept=middle * (1 - slope) + change_2[1] * size
+        )
+
+    def loss(change_2: Floats) -> float:
+        return task.loss(target_B, line(change_2).apply(prediction_BC, task))
+
+    # Convex; the simplex needs no derivative, which the absolute error has not everywhere.
+    found = minimize(loss, np.zeros(2), method="Nelder-Mead")
+    return line(found.x)
 
 
 def _temperature(task: Task, prediction_BC: Floats, target_B: Floats) -> Calibration:

@@ -15,6 +15,7 @@ from enecg.errors import UserError
 from enecg.experts.contract import Expert
 from enecg.experts.joined import Joined
 from enecg.gate.network import SHOWN, gate_view
+from enecg.stage1.kernel import KernelHead
 
 Floats = npt.NDArray[np.float32]
 
@@ -86,11 +87,11 @@ class Predictor:
                     if model.backbone is not None:
                         model.backbone.to(device)
 
-    def _fingerprint(self, expert: Expert) -> str:
-        """An expert's fingerprint, computed once."""
-        if id(expert) not in self._fingerprints:
-            self._fingerprints[id(expert)] = expert.fingerprint()
-        return self._fingerprints[id(expert)]
+    def _fingerprint(self, what: Expert | KernelHead) -> str:
+        """An expert's or a head's fingerprint, computed once."""
+        if id(what) not in self._fingerprints:
+            self._fingerprints[id(what)] = what.fingerprint()
+        return self._fingerprints[id(what)]
 
     @torch.no_grad()
     def __call__(self, x_BLT: Floats) -> dict[str, Answer]:
@@ -135,15 +136,13 @@ class Predictor:
         def features(expert: Expert) -> torch.Tensor:
             if isinstance(expert, Joined):
                 return torch.cat([features(part) for part in expert.joins()], dim=1)
-            return embed(expert, prepared(expert))
+            return once(
+                f"features {self._fingerprint(expert)}", lambda: expert.embed(prepared(expert))
+            )
 
         def prepared(expert: Expert) -> torch.Tensor:
             fingerprint = expert.preparation_fingerprint()
             return once(f"inputs {fingerprint}", lambda: expert.prepare(signal))
-
-        def embed(expert: Expert, inputs: torch.Tensor) -> torch.Tensor:
-            fingerprint = self._fingerprint(expert)  # tasks share what was trained for all of them
-            return once(f"features {fingerprint}", lambda: expert.embed(inputs))
 
         answers: dict[str, Answer] = {}
         for bundle in self.bundles:
@@ -151,9 +150,21 @@ class Predictor:
             outputs_BEC = np.full(shape, np.nan, dtype=np.float32)
             for name, (settings, adapted) in bundle.experts.items():
                 backbone = self._backbones[bundle.task.name, name]
-                inputs = features(backbone) if settings.frozen else prepared(backbone)
+                if settings.frozen:
+                    given, inputs = self._fingerprint(backbone), features(backbone)
+                else:
+                    given, inputs = backbone.preparation_fingerprint(), prepared(backbone)
+
+                def shared(
+                    what: Expert | KernelHead,
+                    compute: Callable[[], torch.Tensor],
+                    given: str = given,
+                ) -> torch.Tensor:
+                    # Tasks share what was trained for all of them, and landmarks with their labels.
+                    return once(f"{self._fingerprint(what)} of {given}", compute)
+
                 place = bundle.expert_names.index(name)
-                outputs_BEC[:, place] = adapted.answer(inputs, embed).cpu().numpy()
+                outputs_BEC[:, place] = adapted.answer(inputs, shared).cpu().numpy()
             features_BEK = np.full((*shape[:2], SHOWN), np.nan, dtype=np.float32)
             for name, reduction in bundle.reductions.items():
                 seen_BD = features(self._backbones[bundle.task.name, name]).cpu().numpy()

@@ -20,6 +20,7 @@ from enecg.predictor import AT_A_TIME, Predictor
 from enecg.stage1.adapted import AdaptedExpert, Model
 from enecg.stage1.heads import Head
 from enecg.stage1.kernel import KernelHead, fit_kernel
+from enecg.tasks import Task
 from models import ROCKET, adapted_expert, bundle, gate, signals
 from problems import AGE, FINDINGS, GENDER, RHYTHM
 
@@ -152,6 +153,28 @@ def test_joined_experts_run_once_with_those_that_stand_alone(calls: Counter[str]
     np.testing.assert_allclose(answer_BC, known_BC, rtol=1e-5)
 
 
+def test_tasks_share_what_is_alike_to_the_same_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    similar, asked = KernelHead.similar, []
+
+    def counting(self: KernelHead, f_BD: torch.Tensor) -> torch.Tensor:
+        asked.append(self)
+        return similar(self, f_BD)
+
+    width = experts.load("beats").spec.width
+    made = []
+    for task, seed in ((AGE, 0), (GENDER, 0), (RHYTHM, 1)):
+        head = AdaptedExpert([Model(fit_kernel_head(width, task, seed))], "laplacian")
+        beats = {"beats": (ExpertSettings(), head)}
+        made.append(Bundle(task, ["beats"], beats, GateEnsemble([(1, gate(task, ("beats",)))]), {}))
+    alone = [Predictor([one], CPU)(signals(2))[one.task.name] for one in made]
+    monkeypatch.setattr(KernelHead, "similar", counting)
+    together = Predictor(made, CPU)(signals(2))
+    assert len(asked) == 2, "those of age serve sex; rhythm has landmarks of its own"
+    for one, answer in zip(made, alone, strict=True):
+        found = together[one.task.name].prediction_BC
+        assert found.tobytes() == answer.prediction_BC.tobytes()
+
+
 def test_experts_that_prepare_alike_prepare_once(calls: Counter[str]) -> None:
     names = ("beats", "beat-net")
     frozen, trained = (
@@ -164,7 +187,10 @@ def test_experts_that_prepare_alike_prepare_once(calls: Counter[str]) -> None:
         list(names),
         {
             "beats": (frozen, AdaptedExpert([Model(Head(width, AGE, (4,)))], "ffn")),
-            "beat-net": (trained, AdaptedExpert([Model(Head(128, AGE, (4,)), net)], "ffn")),
+            "beat-net": (
+                trained,
+                AdaptedExpert([Model(Head(net.spec.width, AGE, (4,)), net)], "ffn"),
+            ),
         },
         GateEnsemble([(1, gate(AGE, names))]),
         {},
@@ -175,12 +201,14 @@ def test_experts_that_prepare_alike_prepare_once(calls: Counter[str]) -> None:
     assert calls["beat-net prepare"] == 0
 
 
-def fit_kernel_head(width: int) -> KernelHead:
-    """A kernel head for ages, on random features."""
-    generator = torch.Generator().manual_seed(0)
-    f_RD = torch.randn(40, width, generator=generator)
-    age_R = 50 + 10 * f_RD[:, 0].double()
-    return fit_kernel("laplacian", f_RD, age_R, torch.arange(40) % 4, AGE)
+def fit_kernel_head(width: int, task: Task = AGE, seed: int = 0) -> KernelHead:
+    """A kernel head on random features."""
+    f_RD = torch.randn(40, width, generator=torch.Generator().manual_seed(seed))
+    if task.kind == "regression":
+        target_R = 50 + 10 * f_RD[:, 0].double()
+    else:
+        target_R = (f_RD[:, 0] > 0).double()
+    return fit_kernel("laplacian", f_RD, target_R, torch.arange(40) % 4, task)
 
 
 def test_backbones_of_other_settings_are_not_shared() -> None:

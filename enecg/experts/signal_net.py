@@ -45,7 +45,7 @@ class SignalNet(Expert):
     channels : int
         Of the first convolution, even; the last block has four times as many.
     dropout : float
-        Of means and maxima, in training, from 0 to below 1.
+        Of the features, in training, from 0 to below 1.
     noise : float
         How strong the changes in training are; 0 for none.
     windows : int
@@ -68,7 +68,7 @@ class SignalNet(Expert):
         channels: int = 32,
         dropout: float = 0.3,
         noise: float = 1.0,
-        windows: int = 3,
+        windows: int = 2,
         seed: int = 0,
     ) -> None:
         if channels < 2 or channels % 2:
@@ -142,9 +142,8 @@ class SignalNet(Expert):
     def _seen(self, x_BLT: Tensor) -> Tensor:
         """What the network makes of one window."""
         y_BCT = active(self.blocks(self.stem(x_BLT)))
-        f_BD = torch.cat([y_BCT.mean(-1), y_BCT.amax(-1)], dim=1)
-        f_BD = functional.dropout(f_BD, self.dropout, self.training)
-        return functional.gelu(self.project(f_BD)).float()
+        f_BD = functional.gelu(self.project(torch.cat([y_BCT.mean(-1), y_BCT.amax(-1)], dim=1)))
+        return functional.dropout(f_BD, self.dropout, self.training).float()
 
     def _changed(self, x_BLT: Tensor) -> Tensor:
         """Signals as they might have been recorded."""

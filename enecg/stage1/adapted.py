@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ from enecg.stage1.trees import Trees
 from enecg.tasks import Task
 
 TENSORS, DESCRIPTION = "models.safetensors", "models.json"
+
+
+Once = Callable[[Expert | KernelHead, Callable[[], Tensor]], Tensor]
+
+
+def _always(what: Expert | KernelHead, compute: Callable[[], Tensor]) -> Tensor:
+    """Remember nothing."""
+    return compute()
 
 
 @dataclass
@@ -49,24 +58,27 @@ class AdaptedExpert:
     head_kind: str
 
     @torch.no_grad()
-    def answer(
-        self, inputs: Tensor, embed: Callable[[Expert, Tensor], Tensor] = Expert.__call__
-    ) -> Tensor:
+    def answer(self, inputs: Tensor, once: Once = _always) -> Tensor:
         """Return values or class probabilities, shape (B, C).
 
         Parameters
         ----------
         inputs : Tensor
             Features (B, D) where the backbone is frozen, else prepared signals.
-        embed : callable, optional
-            Passes prepared signals through a trained backbone; for who remembers what it gave.
+        once : callable, optional
+            Given a trained backbone or a kernel head and what computes its features or
+            similarities, returns these; for who remembers what another expert or task gave.
         """
-        answers = [
-            model.head.answer(
-                model.head(inputs if model.backbone is None else embed(model.backbone, inputs))
-            )
-            for model in self.models
-        ]
+        answers = []
+        for model in self.models:
+            head, f_BD = model.head, inputs
+            if (backbone := model.backbone) is not None:
+                f_BD = once(backbone, partial(backbone, inputs))
+            if isinstance(head, KernelHead):
+                out_BC = head.weighed(once(head, partial(head.similar, f_BD)))
+            else:
+                out_BC = head(f_BD)
+            answers.append(head.answer(out_BC))
         return torch.stack(answers).mean(0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor, nn
 
@@ -68,9 +70,23 @@ class KernelHead(nn.Module):
 
     def forward(self, f_BD: Tensor) -> Tensor:
         """Return standardised values or class logits, shape (B, C)."""
+        return self.weighed(self.similar(f_BD))
+
+    def similar(self, f_BD: Tensor) -> Tensor:
+        """Return similarities to the landmarks, shape (B, M); nearly all of the work."""
         z_BD = standardised(f_BD, self.feature_mean, self.feature_std)
-        similar_BM = similarity(self.kernel, z_BD, self.landmark_MD)
+        return similarity(self.kernel, z_BD, self.landmark_MD)
+
+    def weighed(self, similar_BM: Tensor) -> Tensor:
+        """Return `forward` from what `similar` gave."""
         return similar_BM @ self.coef_MC + self.intercept_C
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all that `similar` depends on but the features."""
+        digest = hashlib.sha256(self.kernel.encode())
+        for tensor in (self.feature_mean, self.feature_std, self.landmark_MD):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
     def answer(self, out_BC: Tensor) -> Tensor:
         """Turn what `forward` gives into values in the task's unit, or class probabilities."""

@@ -82,8 +82,8 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
             "",
             "Not a medical device, and not for decisions about a patient. Intervals say what "
             "other patients of the same kind would change, not what another hospital would. "
-            "Probabilities were calibrated on the training groups; where a finding is more or less "
-            "common, they are off. Labels are those of the corpus, with its mistakes.",
+            "Where a finding is more or less common than among the training groups, stated "
+            "probabilities are off. Labels are those of the corpus, with its mistakes.",
             "",
         ]
     )

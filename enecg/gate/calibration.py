@@ -19,6 +19,8 @@ ENOUGH = 1000
 """Labelled records that an isotonic curve needs, …"""
 ENOUGH_OF_EACH = 50
 """… and how many of them on the rarer side."""
+ENOUGH_VALUES = 50
+"""Labelled records that a line needs."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def fit_calibration(
     if len(parts) < 2:
         return UNCHANGED
     if task.kind == "regression":
-        kinds = [_none, _linear]
+        kinds = [_none, *([_linear] if len(target_B) >= ENOUGH_VALUES else [])]
     else:
         kinds = [_none, _temperature, *([_isotonic] if _is_enough(task, target_B) else [])]
 
@@ -138,7 +140,7 @@ def _linear(task: Task, prediction_BC: Floats, target_B: Floats) -> Calibration:
     middle, size = float(prediction_BC.mean()), float(prediction_BC.std())
 
     def line(change_2: Floats) -> Calibration:
-        slope = 1 + float(change_2[0])
+        slope = max(0.0, 1 + float(change_2[0]))  # the order of the records stays
         return Calibration(
             "linear", slope=slope, intercept=middle * (1 - slope) + change_2[1] * size
         )

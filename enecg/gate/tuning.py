@@ -265,7 +265,7 @@ def _fit(
     scheduler = None
     if gate.scheduler == "asha":
         scheduler = ASHAScheduler(
-            time_attr="epoch", metric=OBJECTIVE, mode="min", grace_period=2, reduction_factor=2,
+            time_attr="epoch", metric=OBJECTIVE, mode="min", grace_period=1, reduction_factor=2,
             max_t=10_000,  # a trial ends by itself
         )  # fmt: skip
 

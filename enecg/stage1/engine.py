@@ -45,11 +45,15 @@ class Bank(nn.Module):
         return [cast(UnitModel, model) for model in self.models]
 
     def forward(
-        self, inputs: Tensor, selected: list[Tensor], chances: list[Chance] | None = None
+        self,
+        inputs: Tensor,
+        selected: list[Tensor],
+        chances: list[Chance] | None = None,
+        units: slice = slice(None),
     ) -> list[dict[str, Tensor]]:
-        """Return each model's outputs for its own selection of the batch's records."""
+        """Return outputs of each model, or of some ``units``, for its own selection of records."""
         outputs = []
-        for number, (model, rows) in enumerate(zip(self.of_units(), selected, strict=True)):
+        for number, (model, rows) in enumerate(zip(self.of_units()[units], selected, strict=True)):
             chance = chances[number] if chances is not None else None
             if chance is not None and model.backbone is not None:
                 torch.manual_seed(chance.seed)

@@ -99,6 +99,7 @@ def fit_units(
     tensors = {name: torch.from_numpy(values) for name, values in targets.items()}
     steps = len(batch_sizes(feed.n, settings.batch_size))
 
+    groups = _passed_together(units, settings)
     patience = settings.epochs if settings.patience == "none" else settings.patience
     for epoch in range(first + 1, settings.epochs + 1):
         if all(unit.finished for unit in units):
@@ -113,13 +114,15 @@ def fit_units(
             for unit, group in zip(units, engine.optimizer.param_groups, strict=True):
                 group["lr"] = learning_rate_at(at, unit.choice.learning_rate)
             for last, part in _micro_batches(len(batch), feed.world, settings):
-                engine.set_gradient_accumulation_boundary(last)
                 places = torch.arange(feed.rank, len(batch), feed.world)[part]
-                loss = _batch_loss(
-                    engine, bank, units, tensors, batch, mine[part], inputs[part].to(device),
-                    places, (epoch, step),
-                )  # fmt: skip
-                engine.backward(loss)
+                x = inputs[part].to(device)
+                for group in groups:
+                    engine.set_gradient_accumulation_boundary(last and group is groups[-1])
+                    loss = _batch_loss(
+                        engine, bank, units, group, tensors, batch, mine[part], x, places,
+                        (epoch, step),
+                    )  # fmt: skip
+                    engine.backward(loss)
             engine.step()
         rate = feed.n / (time.monotonic() - started)
         size = sweep_size(settings, feed.world)
@@ -164,6 +167,7 @@ def _batch_loss(
     engine: Any,
     bank: Bank,
     units: list[Unit],
+    group: slice,
     targets: dict[str, Tensor],
     batch: Rows,
     mine: Rows,
@@ -171,11 +175,12 @@ def _batch_loss(
     places: Tensor,
     when: tuple[int, int],
 ) -> Tensor:
-    """Sum of the units' mean losses over the global batch, scaled for averaging over workers.
+    """Sum of some units' mean losses over the global batch, scaled for averaging over workers.
 
-    ``mine`` are the rows that ``x`` holds, at these ``places`` in the global batch; ``when`` is
-    epoch and step.
+    ``group`` says which units. ``mine`` are the rows that ``x`` holds, at these ``places`` in the
+    global batch; ``when`` is epoch and step.
     """
+    units = units[group]
     wanted = _selections(units, mine, "learn", x.device)
     total = torch.zeros((), device=x.device)
     world = dist.get_world_size()
@@ -191,7 +196,7 @@ def _batch_loss(
         for unit, selected in zip(units, wanted, strict=True)
     ]
     for unit, model, selected, outputs in zip(
-        units, bank.of_units(), wanted, engine(x, wanted, chances), strict=True
+        units, bank.of_units()[group], wanted, engine(x, wanted, chances, group), strict=True
     ):
         rows = mine[selected.cpu().numpy()]
         for name, out_BC in outputs.items():
@@ -243,6 +248,18 @@ def _validation_losses(
         if count:
             result[number] = (result[number] or 0.0) + loss / count
     return result
+
+
+def _passed_together(units: list[Unit], settings: Stage1Settings) -> list[slice]:
+    """Which units go forwards before they go backwards.
+
+    Of trained backbones one at a time, so that memory holds, and the cache keeps, what lies between
+    for one alone. Under ZeRO 1 to 3 all together: there each parameter's gradient is passed on
+    once per step.
+    """
+    if settings.zero_stage > 0 or units[0].model.backbone is None:
+        return [slice(0, len(units))]
+    return [slice(number, number + 1) for number in range(len(units))]
 
 
 def _selections(units: list[Unit], rows: Rows, purpose: str, device: torch.device) -> list[Tensor]:

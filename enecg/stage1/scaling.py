@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from enecg.stage1.feeding import Feed
@@ -32,11 +31,11 @@ def scale_inputs(units: list[Unit], feed: Feed) -> None:
     count_U = torch.zeros(len(scaled), 1, dtype=torch.float64)
     sums: list[torch.Tensor] = []  # of the numbers, and of their squares, shape (U, M) each
     for rows, inputs in feed.every():
-        learns_UB = np.stack([unit.wanted(rows, "learn") for unit, _ in scaled])
-        chosen_UB = torch.from_numpy(learns_UB).double()
         x_BM = inputs[:, columns].cpu().double()
-        count_U += chosen_UB.sum(1, keepdim=True)
-        found = [chosen_UB @ x_BM, chosen_UB @ x_BM.square()]
+        # Picked out, not multiplied by 0: what a unit must not see may not even be infinite for it.
+        seen = [x_BM[torch.from_numpy(unit.wanted(rows, "learn"))] for unit, _ in scaled]
+        count_U += torch.tensor([[len(x)] for x in seen])
+        found = [torch.stack([x.sum(0) for x in seen]), torch.stack([(x * x).sum(0) for x in seen])]
         sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
     mean_UM, square_UM = (total / count_U.clamp_min(1) for total in sums)
     std_UM = (square_UM - mean_UM.square()).clamp_min(0).sqrt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -54,6 +55,9 @@ def train_expert(loop: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(1)  # a worker has one CPU; and more threads would change the last bits
+    # Every unit takes other numbers of records from a batch, and for each number, and convolution,
+    # oneDNN compiles code; by default it forgets what is beyond 1,024 pieces.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     device = ray.train.torch.get_device()
     if _hand_in_again(rank):
         return

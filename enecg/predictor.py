@@ -160,7 +160,8 @@ class Predictor:
                     compute: Callable[[], torch.Tensor],
                     given: str = given,
                 ) -> torch.Tensor:
-                    # Tasks share what was trained for all of them, and landmarks with their labels.
+                    # Tasks share what was trained for all of them; and if the same records have
+                    # their labels, their heads have the same landmarks.
                     return once(f"{self._fingerprint(what)} of {given}", compute)
 
                 place = bundle.expert_names.index(name)

@@ -132,9 +132,3 @@ def test_one_part_is_too_few() -> None:
 )
 def test_it_is_written_as_json_and_read_again(calibration: Calibration) -> None:
     assert Calibration.read(json.loads(json.dumps(calibration.dump()))) == calibration
-
-
-def test_what_an_older_bundle_wrote_is_read() -> None:
-    assert Calibration.read(
-        {"kind": "temperature", "temperature": 2.0, "curves": []}
-    ) == Calibration("temperature", 2.0)

@@ -82,7 +82,8 @@ def test_amplitude_is_kept(prepared: Tensor) -> None:
         ({"channels": 5}, "channels is 5; it must be even"),
         ({"dropout": 1.0}, "dropout is 1.0; give 0 up to below 1"),
         ({"noise": -1.0}, "noise is -1.0; give at least 0"),
-        ({"windows": 0}, "windows is 0; give at least 1"),
+        ({"windows": 0}, "windows is 0; give 1 to 9"),
+        ({"windows": 10}, "windows is 10; give 1 to 9"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, float], said: str) -> None:

@@ -105,11 +105,32 @@ def test_every_worker_gets_the_same(held_bytes: int) -> None:
     assert found[0][1].tobytes() == found[1][1].tobytes()
 
 
-def trained(problem: Problem, x_NW: np.ndarray, weights: str | None = None) -> Outcome:
+def trained(
+    problem: Problem,
+    x_NW: np.ndarray,
+    weights: str | None = None,
+    session: Session | None = None,
+) -> Outcome:
     join_process_group()
     job = setup(problem, "full", epochs=1)
     job = replace(job, expert=job.expert.model_copy(update={"weights": weights}))
-    return train_backbones(job, small_net, feed(x_NW), Session(), torch.device("cpu"), bf16=False)
+    return train_backbones(
+        job, small_net, feed(x_NW), session or Session(), torch.device("cpu"), bf16=False
+    )
+
+
+def test_a_job_that_goes_on_has_it_again() -> None:
+    """What is kept of models that are done, or were interrupted, are parameters alone."""
+    problem = small_problem()
+    x_NW = made_up(len(problem.features_ND))
+    first = Session()
+    whole = trained(problem, x_NW, session=first)
+    again = trained(problem, x_NW, session=Session(finished=first.finished))
+    for key, adapted in whole.adapted.items():
+        for one, other in zip(adapted.models, again.adapted[key].models, strict=True):
+            assert isinstance(one.backbone, BeatNet) and isinstance(other.backbone, BeatNet)
+            assert torch.equal(one.backbone.measure_mean, other.backbone.measure_mean)
+    assert all(np.array_equal(whole.outputs[t.name], again.outputs[t.name]) for t in problem.tasks)
 
 
 def test_it_goes_into_what_is_saved_and_what_began_with_weights_keeps_theirs(

@@ -174,7 +174,13 @@ class Expert(nn.Module):
         raise NotImplementedError
 
     def scale(self, mean_M: Tensor, std_M: Tensor) -> None:
-        """Take over mean and deviation of the `scaled` columns; only called where there are any."""
+        """Take over mean and deviation of the `scaled` columns, where there are any.
+
+        Parameters
+        ----------
+        mean_M, std_M : float32 tensors, shape (M,)
+            In the columns' own units; a column that does not vary has a deviation of 1.
+        """
         raise NotImplementedError
 
     def features(self, x_BLT: Tensor) -> Tensor:

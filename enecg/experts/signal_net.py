@@ -23,6 +23,7 @@ LARGEST = 60.0
 """… how many of those it sees at most."""
 SEEN = 800
 """Samples that it sees at a time: 8 s."""
+MOST_WINDOWS = 9
 WIDTHS = (1, 1.5, 2, 3, 4)
 """Channels of the stem and of each block, as multiples of the option `channels`."""
 KERNEL = 7
@@ -49,7 +50,7 @@ class SignalNet(Expert):
     noise : float
         How strong the changes in training are; 0 for none.
     windows : int
-        At how many windows it looks when it is not trained, at least 1.
+        At how many windows it looks when it is not trained, 1 to 9.
     seed : int
         Seed of the initial weights.
 
@@ -77,8 +78,8 @@ class SignalNet(Expert):
             raise UserError(f"expert signal-net: dropout is {dropout}; give 0 up to below 1")
         if noise < 0:
             raise UserError(f"expert signal-net: noise is {noise}; give at least 0")
-        if windows < 1:
-            raise UserError(f"expert signal-net: windows is {windows}; give at least 1")
+        if not 1 <= windows <= MOST_WINDOWS:
+            raise UserError(f"expert signal-net: windows is {windows}; give 1 to {MOST_WINDOWS}")
         widths = [int(times * channels) for times in WIDTHS]
         with drawing_from(seed):
             stem = Conv(len(signals.LEADS), widths[0], 15, stride=2)
@@ -113,7 +114,7 @@ class SignalNet(Expert):
         self.starts = [spare * n // gaps for n in range(windows)] if windows > 1 else [spare // 2]
 
     def prepare(self, x_BLT: Tensor) -> Tensor:
-        """Centre the leads and resample them to 100 Hz.
+        """Centre the leads and resample them to 100 Hz; hum of just 50 Hz stays in part.
 
         Parameters
         ----------

@@ -26,7 +26,7 @@ def active(x: Tensor) -> Tensor:
 
 
 def standardised(weight: Tensor, gain: Tensor) -> Tensor:
-    """Return weights with a mean of zero and a norm of ``gain`` per output, the first axis."""
+    """Return weights, shape (outputs, …), with a mean of zero and a norm of ``gain`` per output."""
     inner = tuple(range(1, weight.ndim))
     centred = weight - weight.mean(inner, keepdim=True)
     return gain * centred / centred.square().sum(inner, keepdim=True).clamp(min=1e-4).sqrt()
@@ -57,7 +57,7 @@ class Conv(nn.Conv1d):
 class Linear(nn.Linear):
     """A linear layer with standardised weights.
 
-    What LoRA adds to these would count for something else once merged.
+    Not for LoRA: a change that is merged into the weights would be standardised with them.
     """
 
     def __init__(self, width_in: int, width: int) -> None:

@@ -77,7 +77,7 @@ class Calibration:
     def read(cls, values: dict[str, Any]) -> Calibration:
         """Return what `dump` gave."""
         curves = tuple((tuple(stated), tuple(true)) for stated, true in values["curves"])
-        line = (float(values.get("slope", 1)), float(values.get("intercept", 0)))  # older bundles
+        line = (float(values["slope"]), float(values["intercept"]))
         return cls(values["kind"], float(values["temperature"]), curves, *line)
 
 

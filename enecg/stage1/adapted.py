@@ -66,8 +66,9 @@ class AdaptedExpert:
         inputs : Tensor
             Features (B, D) where the backbone is frozen, else prepared signals.
         once : callable, optional
-            Given a trained backbone or a kernel head and what computes its features or
-            similarities, returns these; for who remembers what another expert or task gave.
+            Given a trained backbone or a kernel head (which stands on given features alone) and
+            what computes its features or similarities, returns these; for who remembers what
+            another expert or task gave.
         """
         answers = []
         for model in self.models:

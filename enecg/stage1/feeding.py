@@ -111,7 +111,7 @@ class Feed:
                 yield rows[mine], self._ready(raw[mine])
 
     def every(self) -> Iterator[tuple[Rows, Tensor]]:
-        """Yield every record once, on every worker alike: (rows, inputs), some at a time."""
+        """Yield every record once, on every worker alike: (rows, inputs), at most `PIECE` each."""
         for rows, raw in self._windows():
             for start in range(0, len(rows), PIECE):
                 places = np.arange(start, min(start + PIECE, len(rows)))

@@ -177,7 +177,7 @@ def job_of(experiment: Experiment, name: str, expert: Expert, to_embed: int, rat
             cost = Cost(0.0, 1 / rate, 0) if rate is not None else cost_of(expert)
             spent = None if cost is None else heads + to_embed * (cost.prepare + cost.embed)
     else:
-        spent = _train_seconds(experiment, settings, cost_of(expert))
+        spent = _train_seconds(experiment, settings, cost_of(expert.train()))
     memory = _memory_mb(experiment, expert, settings)
     apart = config.stage1.placement == "strict_spread"
     job = Job(name, settings.adaptation, workers, gpus, apart, to_embed, memory, spent)

@@ -46,7 +46,7 @@ class SignalNet(Expert):
     channels : int
         Of the first convolution, even; the last block has four times as many.
     dropout : float
-        Of the features, in training, from 0 to below 1.
+        Of means and maxima, in training, from 0 to below 1.
     noise : float
         How strong the changes in training are; 0 for none.
     windows : int
@@ -143,8 +143,9 @@ class SignalNet(Expert):
     def _seen(self, x_BLT: Tensor) -> Tensor:
         """What the network makes of one window."""
         y_BCT = active(self.blocks(self.stem(x_BLT)))
-        f_BD = functional.gelu(self.project(torch.cat([y_BCT.mean(-1), y_BCT.amax(-1)], dim=1)))
-        return functional.dropout(f_BD, self.dropout, self.training).float()
+        f_BD = torch.cat([y_BCT.mean(-1), y_BCT.amax(-1)], dim=1)
+        f_BD = functional.dropout(f_BD, self.dropout, self.training)
+        return functional.gelu(self.project(f_BD)).float()
 
     def _changed(self, x_BLT: Tensor) -> Tensor:
         """Signals as they might have been recorded."""

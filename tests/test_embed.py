@@ -105,7 +105,7 @@ def test_other_tasks_folds_seeds_and_heads_need_no_backbone_pass(
     train_experts(open_experiment(parse_config(values)))
     met = sum(calls(tmp_path))
     planned = met - synthetic_store.index["physical_sha256"].nunique()
-    # The plan warms up with a record, times two, and eight more, twice, of a backbone that is quick.
+    # The plan warms up with a record, times two, and of a quick backbone eight more, twice.
     assert planned in (1 + 2, 1 + 2 + 2 * 8)
     values |= {
         "run_dir": str(tmp_path / "other"), "tasks": ["age"], "folds": 3, "seed": 1,

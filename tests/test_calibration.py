@@ -107,10 +107,18 @@ def test_values_that_are_right_stay_as_they_are() -> None:
     target = true + random.laplace(0, 8, 300)
     found = fit_calibration(AGE, true[:, None], target, parts(300))
     np.testing.assert_allclose(found.apply(true[:, None], AGE)[:, 0], true, atol=1.5)
+    assert found.slope == pytest.approx(1, abs=0.05)
     constant = np.full((300, 1), 60.0)
-    assert np.isfinite(
-        fit_calibration(AGE, constant, target, parts(300)).apply(constant, AGE)
-    ).all()
+    of_constant = fit_calibration(AGE, constant, target, parts(300)).apply(constant, AGE)
+    assert (np.abs(of_constant - np.median(target)) < 3).all()
+
+
+def test_a_few_values_are_not_stretched_and_none_are_turned_round() -> None:
+    random = np.random.default_rng(4)
+    target = random.normal(60, 12, 400)
+    away = (120 - target)[:, None]
+    assert fit_calibration(AGE, away[:40], target[:40], parts(40)) == UNCHANGED
+    assert fit_calibration(AGE, away, target, parts(400)).slope >= 0
 
 
 def test_one_part_is_too_few() -> None:

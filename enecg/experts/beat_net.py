@@ -34,13 +34,9 @@ VIEWS = (1, 3, 5)
 class BeatNet(Expert):
     """What a convolutional network sees in the median beat, beside what `Beats` measures in it.
 
-    The median beat, all leads in millivolts, passes three residual blocks of two convolutions (He
-    et al., CVPR 2016; activation before convolution) and a linear layer. Nothing is normalised by
-    the record, so amplitudes are kept, nor by the batch; instead the convolutions' weights are
-    standardised, each output's to a mean of zero and a norm of one, and activations scaled so that
-    variances stay (Brock et al., "Characterizing signal propagation to close the performance gap in
-    unnormalized ResNets", ICLR 2021). The measures, in deviations from what it learns from, pass
-    a linear layer of their own.
+    The median beat, all leads in millivolts, passes three residual blocks (see
+    `enecg.experts.unnormalised`) and a linear layer. The measures, in deviations from the mean of
+    what it learns from, pass a linear layer of their own.
 
     While it is trained, amplitudes are changed a little (whole beat and lead by lead), noise is
     added to beat and measures, and all beats of a batch are shifted alike, by up to 16 ms. Else it

@@ -110,8 +110,9 @@ class SignalNet(Expert):
         self.stem, self.blocks, self.project = layers
         self.dropout, self.noise = dropout, noise
         spare = N_SAMPLES - SEEN
-        gaps = max(1, windows - 1)
-        self.starts = [spare * n // gaps for n in range(windows)] if windows > 1 else [spare // 2]
+        self.starts = [spare // 2]
+        if windows > 1:
+            self.starts = [spare * n // (windows - 1) for n in range(windows)]
 
     def prepare(self, x_BLT: Tensor) -> Tensor:
         """Centre the leads and resample them to 100 Hz; hum of just 50 Hz stays in part.

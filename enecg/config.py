@@ -170,7 +170,9 @@ class Config(_Section):
     folds: Annotated[int, Field(ge=2)] = 3
     fold_column: str | None = None
     """A column of the store's index with a published split; replaces `folds`."""
-    inner_folds: Annotated[int, Field(ge=2)] = 3
+    inner_folds: Literal["outer"] | Annotated[int, Field(ge=2)] = 3
+    """outer: the other outer folds; a model that leaves out two of them serves the scopes of both,
+    so about half as many are fitted."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     experts: Annotated[dict[str, ExpertSettings], Field(min_length=1)]
     stage1: Stage1Settings = Stage1Settings()

@@ -3,6 +3,9 @@
 For every *scope* (each outer fold's training groups, and ``all`` for what gets deployed) one
 model per inner fold is fitted on the other inner folds and gives the out-of-fold outputs for it;
 a final model, or the inner models' mean, gives the outputs for the scope's test groups.
+
+Where the inner folds are the other outer ones, a model without two of them serves both: of the
+scope of either one it is the inner model that leaves out the other. That halves what is fitted.
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ class Nested:
         Outer fold, inner fold, and part of the early-stopping split.
     outer_names : tuple of str
         Names of the outer folds, in order.
+    shared : bool
+        Whether the inner folds are the outer ones, and models serve two scopes.
     """
 
     group_N: npt.NDArray[np.object_]
@@ -60,6 +65,7 @@ class Nested:
     inner_N: Numbers
     stopping_N: Numbers
     outer_names: tuple[str, ...]
+    shared: bool = False
 
     @cached_property
     def inner_folds(self) -> range:
@@ -83,7 +89,21 @@ class Nested:
 
     def fits(self, scope: str) -> list[Fit]:
         """The inner models of a scope."""
-        return [Fit(scope, inner) for inner in self.inner_folds]
+        own = self.outer_names.index(scope) if self.shared and scope != ALL else None
+        return [Fit(scope, inner) for inner in self.inner_folds if inner != own]
+
+    def model_of(self, fit: Fit) -> Fit:
+        """The fit whose model serves this one: itself, unless an earlier scope's is the same."""
+        if not self.shared or fit.inner is None or fit.scope == ALL:
+            return fit
+        own = self.outer_names.index(fit.scope)
+        return Fit(self.outer_names[fit.inner], own) if fit.inner < own else fit
+
+    @cached_property
+    def inner_models(self) -> list[Fit]:
+        """The inner models of all scopes that have to be fitted."""
+        every = [self.model_of(fit) for scope in self.scopes for fit in self.fits(scope)]
+        return list(dict.fromkeys(every))
 
     def learns_from(self, fit: Fit) -> Mask:
         """Records that a model learns from: bool (N,)."""
@@ -115,7 +135,8 @@ def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
     Raises
     ------
     UserError
-        Too few groups for some fold to have any; a published fold of the name ``all``.
+        Too few groups for some fold to have any; a published fold of the name ``all``; two outer
+        folds that are to be the inner ones.
     """
     group_N = index["group_id"].to_numpy(dtype=object)
     outer_N, names = outer_folds(index, config.folds, config.fold_column, config.seed)
@@ -124,12 +145,24 @@ def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
             f"fold_column {config.fold_column}: a fold is called {ALL!r}, which stands for all "
             "groups; give that fold another name"
         )
+    outer_N = np.asarray(outer_N, dtype=np.int64)
+    if config.inner_folds == "outer":
+        if len(names) < 3:
+            raise UserError(
+                f"inner_folds: outer leaves nothing to learn from with {len(names)} outer folds; "
+                "it takes 3 at least"
+            )
+        inner_N, n_inner = outer_N, len(names) - 1
+    else:
+        n_inner = config.inner_folds
+        inner_N = fold_of_groups(group_N, n_inner, config.seed, "inner")
     nested = Nested(
         group_N,
-        np.asarray(outer_N, dtype=np.int64),
-        fold_of_groups(group_N, config.inner_folds, config.seed, "inner"),
+        outer_N,
+        inner_N,
         fold_of_groups(group_N, STOPPING_FOLDS, config.seed, "early stopping"),
         tuple(str(name) for name in names),
+        shared=config.inner_folds == "outer",
     )
     for scope in nested.scopes:
         for fit in nested.fits(scope):
@@ -138,7 +171,7 @@ def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
             if one_part or not nested.held_out(fit).any():
                 raise UserError(
                     f"{len(set(group_N))} groups are too few for {len(names)} outer and "
-                    f"{config.inner_folds} inner folds: some part stays empty; "
+                    f"{n_inner} inner folds: some part stays empty; "
                     "give fewer folds or more records"
                 )
     return nested

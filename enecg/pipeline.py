@@ -105,7 +105,7 @@ def _note_inputs(experiment: Experiment) -> None:
     write_text(run_dir / "folds.csv", table.to_csv(index=False))
     say(
         f"{len(table):,} records of {table['group_id'].nunique():,} groups, "
-        f"{len(nested.outer_names)} outer × {len(nested.inner_folds)} inner folds; "
+        f"{len(nested.outer_names)} outer × {len(nested.fits(nested.scopes[0]))} inner folds; "
         f"tasks: {', '.join(task.name for task in experiment.tasks)}; "
         f"experts: {', '.join(config.experts)}"
     )

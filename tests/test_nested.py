@@ -73,6 +73,32 @@ def test_every_record_is_used_once_as_it_should_be(
     assert nested.training(ALL).all()
 
 
+def test_outer_folds_as_inner_ones_halve_what_is_fitted() -> None:
+    index = index_of(120, per_group=3)
+    nested = nested_folds(index, config(folds=4, inner_folds="outer"))
+    for scope in nested.scopes:
+        fits, training = nested.fits(scope), nested.training(scope)
+        assert len(fits) == (4 if scope == ALL else 3)
+        held_out = np.sum([nested.held_out(fit) for fit in fits], axis=0)
+        assert (held_out == training).all(), "every training record is held out exactly once"
+        for fit in fits:
+            model = nested.model_of(fit)
+            assert model in nested.inner_models
+            assert (nested.learns_from(model) == nested.learns_from(fit)).all()
+            assert (nested.stops_by(model) == nested.stops_by(fit)).all()
+            assert not (nested.learns_from(model) & (nested.held_out(fit) | ~training)).any()
+    assert len(nested.inner_models) == 6 + 4, "pairs of folds, and single ones for all"
+    learned = {nested.learns_from(fit).tobytes() for fit in nested.inner_models}
+    assert len(learned) == 6 + 4
+
+
+def test_two_outer_folds_cannot_be_the_inner_ones() -> None:
+    with pytest.raises(UserError, match="inner_folds: outer .* 2 outer folds; it takes 3"):
+        nested_folds(index_of(90), config(folds=2, inner_folds="outer"))
+    with pytest.raises(UserError, match="inner_folds"):
+        config(inner_folds="others")
+
+
 def test_labels_do_not_move_anybody() -> None:
     index = index_of(90, 3)
     before, after = (nested_folds(i, config()) for i in (index, index.assign(age=np.nan, site="")))

@@ -127,7 +127,8 @@ def choose_heads(
                 output_NC = np.zeros((len(nested.outer_N), task.width), dtype=np.float32)
                 for fit in nested.fits(scope):
                     held_out = nested.held_out(fit)
-                    output_NC[held_out] = answers_of(models[kind, task.name, fit], held_out)
+                    model = models[kind, task.name, nested.model_of(fit)]
+                    output_NC[held_out] = answers_of(model, held_out)
                 losses[kind] = _loss(task, target_N[training], output_NC[training], setup.balance)
                 outputs[kind] = output_NC
             kind = min(losses, key=lambda k: losses[k])
@@ -158,7 +159,7 @@ def outcome_of(
             choice, test = chosen[task.name, scope], nested.test(scope)
             average = setup.expert.final_rule == "average"
             fits = nested.fits(scope) if average else [Fit(scope, None)]
-            final = [models[choice.kind, task.name, fit] for fit in fits]
+            final = [models[choice.kind, task.name, nested.model_of(fit)] for fit in fits]
             output_NC = choice.output_NC
             if scope != ALL:
                 output_NC[test] = np.mean([answers_of(model, test) for model in final], axis=0)

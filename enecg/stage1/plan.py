@@ -252,9 +252,9 @@ def cost_of(expert: Expert) -> Cost | None:
 
 
 def _models(experiment: Experiment, settings: ExpertSettings) -> int:
-    """Number of models per task: inner ones, and refitted ones, of every scope."""
+    """Number of models per task: inner ones, and every scope's refitted one."""
     nested = experiment.nested
-    inner = len(nested.scopes) * len(nested.inner_folds)
+    inner = len(nested.inner_models)
     return inner + (len(nested.scopes) if settings.final_rule == "refit" else 0)
 
 

@@ -153,7 +153,7 @@ def adapt_heads(
             merge_lora(head)
         return Model(cast(Any, head).eval())
 
-    fits = [fit for scope in nested.scopes for fit in nested.fits(scope)]
+    fits = nested.inner_models
     units = {
         (kind, task.name, fit): ffn(kind, fit, task, setup.fixed_epochs)
         for kind in kinds
@@ -181,7 +181,8 @@ def adapt_heads(
             if choice.kind not in kinds:
                 models[choice.kind, name, final] = solved(choice.kind, final, task)
             else:
-                best = [units[choice.kind, name, fit].best_epoch for fit in nested.fits(scope)]
+                inner = [nested.model_of(fit) for fit in nested.fits(scope)]
+                best = [units[choice.kind, name, fit].best_epoch for fit in inner]
                 epochs = setup.median_epochs(best)
                 finals[choice.kind, name, final] = ffn(choice.kind, final, task, epochs)
         train("final models", list(finals.values()))
@@ -223,15 +224,14 @@ def train_backbones(
     arguments: dict[str, Any] = {
         "feed": feed, "targets": targets, "settings": setup.settings, "bf16": bf16,
     }  # fmt: skip
-    fits = [fit for scope in nested.scopes for fit in nested.fits(scope)]
-    units = {fit: unit_of(fit, setup.fixed_epochs) for fit in fits}
+    units = {fit: unit_of(fit, setup.fixed_epochs) for fit in nested.inner_models}
     if setup.expert.weights is None:
         scale_inputs(list(units.values()), feed)
     session.train("inner models", list(units.values()), device, **arguments)
     if setup.expert.final_rule == "refit":
         finals = {}
         for scope in nested.scopes:
-            epochs = [units[fit].best_epoch for fit in nested.fits(scope)]
+            epochs = [units[nested.model_of(fit)].best_epoch for fit in nested.fits(scope)]
             final = Fit(scope, None)
             finals[final] = unit_of(final, setup.median_epochs(epochs))
         if setup.expert.weights is None:

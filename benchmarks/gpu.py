@@ -72,11 +72,12 @@ def run(name: str, settings: dict[str, Any], store: Path, folder: Path) -> dict[
     path = folder / f"{name}.yaml"
     path.write_text(json.dumps(config))
     root, log = Path(__file__).resolve().parent.parent, folder / f"{name}.log"
+    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     started = time.monotonic()
     with open(log, "w") as said:
         done = subprocess.run(
             [sys.executable, "ray_jobs/train_experts.py", "--config", path],
-            cwd=root, stdout=said, stderr=said, env=os.environ | {"PYTHONPATH": str(root)},
+            cwd=root, stdout=said, stderr=said, env=os.environ | {"PYTHONPATH": paths},
         )  # fmt: skip
     if done.returncode:
         print("\n".join(log.read_text().splitlines()[-25:]))

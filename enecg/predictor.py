@@ -14,7 +14,8 @@ from enecg.bundle import Bundle
 from enecg.errors import UserError
 from enecg.experts.contract import Expert
 from enecg.experts.joined import Joined
-from enecg.gate.network import SHOWN, gate_view
+from enecg.gate.network import SHOWN, VIEW_SAMPLES, gate_view
+from enecg.signals import LEADS
 from enecg.stage1.kernel import KernelHead
 
 Floats = npt.NDArray[np.float32]
@@ -23,6 +24,9 @@ AT_A_TIME = 32
 """Records that are always computed together. In batches of other sizes the same record comes out
 with other last bits; and with a multiple of what a CPU's vector instructions take at once, it does
 not matter which row of the batch a record is."""
+
+UNSEEN = np.zeros((AT_A_TIME, len(LEADS), VIEW_SAMPLES), dtype=np.float16)
+"""For gates whose weights are constant: they multiply what they see by 0."""
 
 
 class Answer(NamedTuple):
@@ -63,6 +67,8 @@ class Predictor:
         self._backbones: dict[tuple[str, str], Expert] = {}
         """By task and expert: what prepares the signals, and embeds them if it is frozen."""
         self._fingerprints: dict[int, str] = {}
+        gates = [gates for bundle in bundles for _, gates in bundle.ensemble.members]
+        self._gates_look = any(gate.choice.epochs > 0 for gate in gates)
         loaded: dict[str, Expert] = {}
         for bundle in bundles:
             for name, (settings, adapted) in bundle.experts.items():
@@ -125,7 +131,7 @@ class Predictor:
     def _answers(self, x_BLT: Floats) -> dict[str, Answer]:
         """Predict every task for `AT_A_TIME` records."""
         signal = torch.from_numpy(x_BLT).to(self.device)
-        view_BLT = gate_view(x_BLT)
+        view_BLT = gate_view(x_BLT) if self._gates_look else UNSEEN
         seen: dict[str, torch.Tensor] = {}
 
         def once(what: str, compute: Callable[[], torch.Tensor]) -> torch.Tensor:

@@ -158,7 +158,10 @@ def test_bfloat16_autocast_is_close(expert: Expert, x_BLT: Tensor) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_cuda_agrees_with_the_cpu(expert: Expert, x_BLT: Tensor) -> None:
+def test_cuda_agrees_with_the_cpu(
+    expert: Expert, x_BLT: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # 10 bits of mantissa
     gpu = experts.load(expert.name, **expert.options)
     gpu.load_state_dict(expert.state_dict())
     f_BD = features(gpu.cuda(), x_BLT.cuda())

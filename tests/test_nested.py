@@ -93,7 +93,7 @@ def test_outer_folds_as_inner_ones_halve_what_is_fitted() -> None:
 
 
 def test_two_outer_folds_cannot_be_the_inner_ones() -> None:
-    with pytest.raises(UserError, match="inner_folds: outer .* 2 outer folds; it takes 3"):
+    with pytest.raises(UserError, match=r"inner_folds: outer .* 2 outer folds; it takes 3"):
         nested_folds(index_of(90), config(folds=2, inner_folds="outer"))
     with pytest.raises(UserError, match="inner_folds"):
         config(inner_folds="others")

@@ -253,6 +253,37 @@ def test_labels_of_an_inner_fold_do_not_reach_a_backbone_trained_without_it(
         )
 
 
+@pytest.fixture(scope="module")
+def shared_folds(problem: Problem) -> Problem:
+    """The same, with the outer folds as inner ones."""
+    nested = replace(problem.nested, inner_N=problem.nested.outer_N, shared=True)
+    return replace(problem, nested=nested)
+
+
+def test_models_that_serve_two_scopes_see_neither_ones_test_labels(
+    shared_folds: Problem, tmp_path: Any
+) -> None:
+    nested = shared_folds.nested
+    noisy = shared_folds.with_noise(nested.test("1"))
+    untouched, changed = (procedure(one, tmp_path) for one in (shared_folds, noisy))
+    compared = [learned_in_scope(learned, nested, "1") for learned in (untouched, changed)]
+    assert differences(*compared) == []
+    others = [learned_in_scope(learned, nested, "0") for learned in (untouched, changed)]
+    assert "dlinear models age" in differences(*others)
+    assert "gates gender" in differences(*others)
+    # The one model without folds 0 and 1 serves both scopes, and has noticed nothing in either.
+    assert nested.model_of(Fit("1", 0)) == Fit("0", 1)
+    for learned in (untouched, changed):
+        of_0, of_1 = (learned.outcomes["dlinear"].adapted[f"age/{scope}"] for scope in "01")
+        assert model_bytes(AdaptedExpert([of_0.models[0]], "ffn")) == model_bytes(
+            AdaptedExpert([of_1.models[0]], "ffn")
+        )
+    [one, other] = (
+        out_of_fold(learned, shared_folds, Fit("0", 1)) for learned in (untouched, changed)
+    )
+    assert one["dlinear age"] == other["dlinear age"]
+
+
 class _LeakyNested(Nested):
     """Breaks the rule: every scope learns from all records."""
 

@@ -15,6 +15,7 @@ from enecg import experts
 from enecg.bundle import Bundle, load_bundles
 from enecg.config import ExpertSettings
 from enecg.gate.ensemble import GateEnsemble
+from enecg.gate.network import constant_gate
 from enecg.predict import rows_of
 from enecg.predictor import AT_A_TIME, Predictor
 from enecg.stage1.adapted import AdaptedExpert, Model
@@ -63,6 +64,20 @@ def test_missing_leads_give_finite_predictions(three_tasks: list[Bundle]) -> Non
     for predicted, weights, _ in Predictor(three_tasks, CPU)(x_BLT).values():
         assert np.isfinite(predicted).all()
         np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+
+
+def test_where_all_weights_are_constant_nothing_is_shown_to_gates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, x_BLT = bundle(RHYTHM), signals(3)
+    constant = (1, constant_gate({"rocket": 2.0, "dlinear": 1.0}))
+    names = ("rocket", "dlinear")
+    made.ensemble = GateEnsemble([constant, (0, gate(RHYTHM, names, 1))])
+    shown = Predictor([made], CPU)(x_BLT)["report_label"]
+    made.ensemble = GateEnsemble([constant])
+    monkeypatch.setattr("enecg.predictor.gate_view", None)
+    for one, other in zip(Predictor([made], CPU)(x_BLT)["report_label"], shown, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_predictions_are_the_weighted_answers_of_the_experts() -> None:

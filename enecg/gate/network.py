@@ -22,6 +22,7 @@ from enecg.tasks import SMALLEST, Task
 
 RATE_HZ = 20
 """Sampling rate of what a gate sees."""
+VIEW_SAMPLES = 10 * RATE_HZ
 LIMIT_MV = 5.0
 """Larger deflections are cut off: they are artefacts."""
 KERNEL = 16
@@ -158,7 +159,6 @@ def initial(
         the experts' outputs or features are joined to what the first dense layer sees; for
         outputs also ``center`` and ``scale`` (U, 1, 1, 1), which standardise those.
     """
-    samples = RATE_HZ * 10
     drawn: Parameters = {}
 
     def layer(name: str, before: int, after: int, zero: bool) -> None:
@@ -170,7 +170,7 @@ def initial(
         layer("conv", len(choice.leads) * KERNEL, choice.width, zero=False)
         width_in = 2 * choice.width
     else:
-        width_in = len(choice.leads) * samples
+        width_in = len(choice.leads) * VIEW_SAMPLES
     columns = n_outputs if choice.weights_per == "class" else 1
     widths = [width_in, *[choice.width] * choice.depth, len(choice.experts) * columns]
     for number, (before, after) in enumerate(pairwise(widths)):

@@ -171,8 +171,10 @@ class Config(_Section):
     fold_column: str | None = None
     """A column of the store's index with a published split; replaces `folds`."""
     inner_folds: Literal["outer"] | Annotated[int, Field(ge=2)] = 3
-    """outer: the other outer folds; a model that leaves out two of them serves the scopes of both,
-    so about half as many are fitted."""
+    """outer: the other outer folds; a model that leaves out two of them serves both. Of k folds
+    that makes k (k + 1) / 2 inner models instead of (k + 1) times `inner_folds`; inner models of
+    what is judged have learned from k − 2 folds, of what is deployed from k − 1: best with 5 or
+    more."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     experts: Annotated[dict[str, ExpertSettings], Field(min_length=1)]
     stage1: Stage1Settings = Stage1Settings()

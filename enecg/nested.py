@@ -1,11 +1,12 @@
 """The nested procedure: which records may be learned from, for whom (DESIGN §7).
 
 For every *scope* (each outer fold's training groups, and ``all`` for what gets deployed) one
-model per inner fold is fitted on the other inner folds and gives the out-of-fold outputs for it;
+model per inner fold, fitted on the other inner folds, gives the out-of-fold outputs for it;
 a final model, or the inner models' mean, gives the outputs for the scope's test groups.
 
 Where the inner folds are the other outer ones, a model without two of them serves both: of the
-scope of either one it is the inner model that leaves out the other. That halves what is fitted.
+scope of either one it is the inner model that leaves out the other. Of k outer folds that makes
+k (k + 1) / 2 inner models instead of (k + 1) times the inner folds.
 """
 
 from __future__ import annotations
@@ -56,8 +57,6 @@ class Nested:
         Outer fold, inner fold, and part of the early-stopping split.
     outer_names : tuple of str
         Names of the outer folds, in order.
-    shared : bool
-        Whether the inner folds are the outer ones, and models serve two scopes.
     """
 
     group_N: npt.NDArray[np.object_]
@@ -65,12 +64,11 @@ class Nested:
     inner_N: Numbers
     stopping_N: Numbers
     outer_names: tuple[str, ...]
-    shared: bool = False
 
     @cached_property
-    def inner_folds(self) -> range:
-        """Numbers of the inner folds."""
-        return range(int(self.inner_N.max()) + 1)
+    def shared(self) -> bool:
+        """Whether the inner folds are the outer ones, and models serve two scopes."""
+        return np.array_equal(self.inner_N, self.outer_N)
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -90,7 +88,7 @@ class Nested:
     def fits(self, scope: str) -> list[Fit]:
         """The inner models of a scope."""
         own = self.outer_names.index(scope) if self.shared and scope != ALL else None
-        return [Fit(scope, inner) for inner in self.inner_folds if inner != own]
+        return [Fit(scope, inner) for inner in range(self.inner_N.max() + 1) if inner != own]
 
     def model_of(self, fit: Fit) -> Fit:
         """The fit whose model serves this one: itself, unless an earlier scope's is the same."""
@@ -98,6 +96,11 @@ class Nested:
             return fit
         own = self.outer_names.index(fit.scope)
         return Fit(self.outer_names[fit.inner], own) if fit.inner < own else fit
+
+    def inner_twin(self, scope: str) -> Fit | None:
+        """The inner fit that learns from all of a scope's training records, if there is one."""
+        own = self.outer_names.index(scope) if self.shared and scope != ALL else None
+        return None if own is None else Fit(ALL, own)
 
     @cached_property
     def inner_models(self) -> list[Fit]:
@@ -152,17 +155,16 @@ def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
                 f"inner_folds: outer leaves nothing to learn from with {len(names)} outer folds; "
                 "it takes 3 at least"
             )
-        inner_N, n_inner = outer_N, len(names) - 1
+        inner_N, kinds = outer_N, f"{len(names)} outer folds, the others as inner ones"
     else:
-        n_inner = config.inner_folds
-        inner_N = fold_of_groups(group_N, n_inner, config.seed, "inner")
+        inner_N = fold_of_groups(group_N, config.inner_folds, config.seed, "inner")
+        kinds = f"{len(names)} outer and {config.inner_folds} inner folds"
     nested = Nested(
         group_N,
         outer_N,
         inner_N,
         fold_of_groups(group_N, STOPPING_FOLDS, config.seed, "early stopping"),
         tuple(str(name) for name in names),
-        shared=config.inner_folds == "outer",
     )
     for scope in nested.scopes:
         for fit in nested.fits(scope):
@@ -170,8 +172,7 @@ def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
             one_part = not learned.any() or (nested.stops_by(fit) == learned).all()
             if one_part or not nested.held_out(fit).any():
                 raise UserError(
-                    f"{len(set(group_N))} groups are too few for {len(names)} outer and "
-                    f"{n_inner} inner folds: some part stays empty; "
-                    "give fewer folds or more records"
+                    f"{len(set(group_N))} groups are too few for {kinds}: "
+                    "some part stays empty; give fewer folds or more records"
                 )
     return nested

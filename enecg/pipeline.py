@@ -100,12 +100,17 @@ def _note_inputs(experiment: Experiment) -> None:
     run_dir = Path(config.run_dir)
     write_text(run_dir / "config.json", config.model_dump_json(indent=2) + "\n")
     table = experiment.store.index[["record_id", "group_id"]].assign(
-        outer_fold=[nested.outer_names[fold] for fold in nested.outer_N], inner_fold=nested.inner_N
+        outer_fold=[nested.outer_names[fold] for fold in nested.outer_N]
     )
+    inner = f"× {config.inner_folds} inner"
+    if nested.shared:
+        inner = "folds, the others as inner"
+    else:
+        table["inner_fold"] = nested.inner_N
     write_text(run_dir / "folds.csv", table.to_csv(index=False))
     say(
         f"{len(table):,} records of {table['group_id'].nunique():,} groups, "
-        f"{len(nested.outer_names)} outer × {len(nested.fits(nested.scopes[0]))} inner folds; "
+        f"{len(nested.outer_names)} outer {inner} folds; "
         f"tasks: {', '.join(task.name for task in experiment.tasks)}; "
         f"experts: {', '.join(config.experts)}"
     )

@@ -92,6 +92,22 @@ def test_outer_folds_as_inner_ones_halve_what_is_fitted() -> None:
     assert len(learned) == 6 + 4
 
 
+def test_published_folds_as_inner_ones_go_by_their_places() -> None:
+    index = index_of(160, 2).assign(
+        site=lambda i: i.site.map({f"s{n}": f"{3 - n}" for n in range(4)})
+    )
+    nested = nested_folds(index, config(fold_column="site", inner_folds="outer"))
+    for scope in nested.scopes:
+        for fit in nested.fits(scope):
+            model = nested.model_of(fit)
+            assert (nested.learns_from(model) == nested.learns_from(fit)).all()
+        twin = nested.inner_twin(scope)
+        if twin is not None:
+            assert (nested.learns_from(twin) == nested.training(scope)).all()
+    assert nested.inner_twin(ALL) is None
+    assert len(nested.inner_models) == 6 + 4
+
+
 def test_two_outer_folds_cannot_be_the_inner_ones() -> None:
     with pytest.raises(UserError, match=r"inner_folds: outer .* 2 outer folds; it takes 3"):
         nested_folds(index_of(90), config(folds=2, inner_folds="outer"))

@@ -106,7 +106,7 @@ def choose_heads(
     ----------
     setup : Setup
     models : dict
-        Inner models, by kind, name of the task, and fit.
+        `Nested.inner_models`, by kind, name of the task, and fit.
     answers_of : callable
         Gives a model's answers for some records, chosen by a bool array of shape (N,).
 

@@ -261,7 +261,7 @@ def _models(experiment: Experiment, settings: ExpertSettings) -> int:
 def _train_seconds(
     experiment: Experiment, settings: ExpertSettings, cost: Cost | None
 ) -> float | None:
-    """Time to train a backbone per scope and inner fold."""
+    """Time to train a backbone per fit."""
     if cost is None:
         return None
     n, stage1 = len(experiment.nested.outer_N), experiment.config.stage1

@@ -104,7 +104,7 @@ def adapt_heads(
     session: Session,
     device: torch.device,
 ) -> Outcome:
-    """Train heads on the features of a frozen backbone: every task, scope, inner fold and choice.
+    """Train heads on the features of a frozen backbone: every task, fit and choice.
 
     Parameters
     ----------
@@ -179,7 +179,9 @@ def adapt_heads(
         for (name, scope), choice in chosen.items():
             task, final = next(t for t in tasks if t.name == name), Fit(scope, None)
             if choice.kind not in kinds:
-                models[choice.kind, name, final] = solved(choice.kind, final, task)
+                # What takes no epochs comes out alike from the same records.
+                same = models.get((choice.kind, name, nested.inner_twin(scope) or final))
+                models[choice.kind, name, final] = same or solved(choice.kind, final, task)
             else:
                 inner = [nested.model_of(fit) for fit in nested.fits(scope)]
                 best = [units[choice.kind, name, fit].best_epoch for fit in inner]
@@ -199,7 +201,7 @@ def train_backbones(
     device: torch.device,
     bf16: bool,
 ) -> Outcome:
-    """Train a backbone with one head per task: one model per scope and inner fold.
+    """Train a backbone with one head per task: one model per fit.
 
     Parameters
     ----------

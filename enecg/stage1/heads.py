@@ -45,6 +45,7 @@ class Head(nn.Module):
         self.kind, self.width = task.kind, task.width
         self.width_in = width_in
         self.hidden = hidden
+        self.trained_backbone = trained_backbone
         self.register_buffer("feature_mean", torch.zeros(width_in))
         self.register_buffer("feature_std", torch.ones(width_in))
         self.register_buffer("target_mean", torch.zeros(1))
@@ -90,7 +91,9 @@ class Head(nn.Module):
         ``keep`` multiplies the features, and what each hidden layer gives: dropout, drawn
         elsewhere.
         """
-        x = standardised(f_BD, self.feature_mean, self.feature_std)
+        x = f_BD
+        if not self.trained_backbone:  # the others' layer norm takes features of any size
+            x = standardised(x, self.feature_mean, self.feature_std)
         masks = iter(keep)
         if (mask := next(masks, None)) is not None:
             x = x * mask

@@ -27,6 +27,10 @@ MOST_WINDOWS = 9
 WIDTHS = (1, 1.5, 2, 3, 4)
 """Channels of the stem and of each block, as multiples of the option `channels`."""
 KERNEL = 7
+LONG = 3.0
+"""How much longer the convolutions' initial weights are than usual. Standardised weights have a
+direction alone, and Adam's steps turn longer ones less: at usual length some copies blow their
+features up within a hundred steps, whereupon the head's normalisation hides them from the loss."""
 
 
 class SignalNet(Expert):
@@ -61,7 +65,7 @@ class SignalNet(Expert):
     """
 
     name = "signal-net"
-    version = 1
+    version = 2
 
     def __init__(
         self,
@@ -85,6 +89,9 @@ class SignalNet(Expert):
             stem = Conv(len(signals.LEADS), widths[0], 15, stride=2)
             blocks = nn.Sequential(*(Block(a, b, KERNEL) for a, b in pairwise(widths)))
             project = nn.Linear(2 * widths[-1], 2 * widths[-1])
+            for module in (stem, *blocks.modules()):
+                if isinstance(module, Conv):
+                    module.weight.data *= LONG
         layers = (stem, blocks, project)
         spec = ExpertSpec(
             name=self.name,

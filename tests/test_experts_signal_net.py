@@ -9,7 +9,8 @@ from torch import Tensor
 from enecg import experts
 from enecg.errors import UserError
 from enecg.experts.contract import Expert
-from enecg.experts.signal_net import N_SAMPLES, SEEN
+from enecg.experts.signal_net import LONG, N_SAMPLES, SEEN
+from enecg.experts.unnormalised import Conv
 from tests.expert_signals import ecg_like
 
 
@@ -51,6 +52,19 @@ def test_what_it_gives_is_the_mean_over_windows(
 
     mean = torch.stack([alone(start) for start in starts]).mean(0)
     torch.testing.assert_close(seen(net(windows=windows), prepared), mean, atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_direction_of_a_convolutions_weights_counts(prepared: Tensor) -> None:
+    """They start longer than usual, so that training turns them less at a step."""
+    expert = net()
+    before = seen(expert, prepared)
+    convolutions = [module for module in expert.modules() if isinstance(module, Conv)]
+    assert len(convolutions) == 1 + 3 * 4
+    for module in convolutions:
+        usual = 1 / (module.weight[0].numel() ** 0.5)  # PyTorch's largest initial weight
+        assert LONG * 0.5 * usual < module.weight.abs().max() <= LONG * usual * 1.001
+        module.weight.data /= LONG
+    torch.testing.assert_close(seen(expert, prepared), before, rtol=1e-3, atol=1e-4)
 
 
 def test_chance_enters_in_training_alone(prepared: Tensor) -> None:

@@ -83,7 +83,9 @@ def run(name: str, settings: dict[str, Any], store: Path, folder: Path) -> dict[
         print("\n".join(log.read_text().splitlines()[-25:]))
         return {"job": name, "failed": done.returncode}
     outputs = next((folder / name).glob("experts/*/outputs.safetensors"))
-    shown = re.findall(r"inner models.* ([\d,]+) records/s.* memory ([\d.]+) GB", log.read_text())
+    shown = re.findall(r"([\d,]+) records/s, .*memory ([\d.]+) GB", log.read_text())
+    if not shown:
+        return {"job": name, "failed": "its log has no rate"}
     return {
         "job": name, "seconds": round(time.monotonic() - started, 1),
         "records_per_s": max(float(rate.replace(",", "")) for rate, _ in shown),
@@ -99,7 +101,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--only", nargs="+", choices=list(jobs(False, "")), help="default: all")
     given = parser.parse_args()
-    folder: Path = given.folder
+    folder: Path = given.folder.absolute()
     folder.mkdir(parents=True)
     import ray
 

@@ -40,7 +40,7 @@ from enecg.stage1.adapted import (
 from enecg.tasks import Task
 
 FORMAT = "enecg-bundle"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MODEL_KEY = "model"
 _UNREADABLE = (
     OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,

@@ -161,7 +161,7 @@ def swapped(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (changed(format_version=1), "this version reads 3"),
+        (changed(format_version=1), "this version reads 4"),
         (changed(format="something else"), "something else"),
         (text("bundle.json", "{"), "not a bundle's description"),
         (text("bundle.json", "[]"), "not a bundle's description"),

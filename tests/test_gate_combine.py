@@ -6,11 +6,12 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import linprog, minimize
 from scipy.special import expit
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
 from enecg.gate.combine import (
+    absolute_weights,
     bagged_selection,
     best_trials,
     dummy,
@@ -145,6 +146,38 @@ def test_stacking_finds_the_weights_that_made_the_target() -> None:
     target = np.einsum("bec,e->b", outputs_BEC.astype(float), true_E)
     target[5] = np.nan
     np.testing.assert_allclose(stacking_weights(AGE, outputs_BEC, target), true_E, atol=1e-4)
+
+
+def test_absolute_weights_have_the_least_absolute_error() -> None:
+    """Against the linear programme that says the same."""
+    candidates, target = library(AGE)
+    target[:30] += 400  # outliers, which squares would follow
+    outputs_BEC = stacked(candidates)
+    weights_E = absolute_weights(outputs_BEC, target)
+    assert (weights_E >= 0).all()
+    assert weights_E.sum() == pytest.approx(1, abs=1e-9)
+    labelled = known(target)
+    given, wanted = outputs_BEC[labelled, :, 0].astype(float), target[labelled]
+    n, experts = given.shape
+    best = linprog(
+        np.r_[np.zeros(experts), np.ones(2 * n)],
+        A_eq=np.vstack(
+            [np.hstack([given, np.eye(n), -np.eye(n)]), np.r_[np.ones(experts), np.zeros(2 * n)]]
+        ),
+        b_eq=np.r_[wanted, 1],
+    )
+
+    def error(weights: np.ndarray) -> float:
+        return float(np.abs(given @ weights - wanted).mean())
+
+    assert error(weights_E) == pytest.approx(best.fun / n, rel=1e-3)
+    assert error(weights_E) < error(stacking_weights(AGE, outputs_BEC, target))
+
+
+def test_absolute_weights_stay_where_the_experts_explain_everything() -> None:
+    outputs_BEC = np.random.default_rng(3).normal(60, 15, (400, 2, 1)).astype(np.float32)
+    target = outputs_BEC[:, 0, 0].astype(float)
+    np.testing.assert_allclose(absolute_weights(outputs_BEC, target), [1, 0], atol=1e-4)
 
 
 def test_stacking_leaves_out_a_useless_expert() -> None:

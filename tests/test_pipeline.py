@@ -142,9 +142,20 @@ def test_fold_models_reproduce_the_evaluation(finished: Path, synthetic_store: R
     reproduces(finished, synthetic_store)
 
 
-def reproduces(folder: Path, store: RecordStore) -> None:
+def test_models_that_serve_two_folds_are_bundled_with_both(
+    synthetic_store: RecordStore, tmp_path: Path
+) -> None:
+    """A whole run whose inner folds are the other outer ones."""
+    folds = {"folds": 3, "inner_folds": "outer"}
+    values = settings(synthetic_store.path, tmp_path / "run", tasks=["gender"], **folds)
+    run_stages(write_config(tmp_path, values), None, ALL_STAGES)
+    assert set(results_of(tmp_path)["tasks"]["gender"]["predictors"]) == PREDICTORS
+    reproduces(tmp_path, synthetic_store, tasks=["gender"], **folds)
+
+
+def reproduces(folder: Path, store: RecordStore, **changes: Any) -> None:
     """Compare the predictions of each outer fold's bundles with what results.json says."""
-    experiment = open_experiment(parse_config(settings(store.path, folder / "run")))
+    experiment = open_experiment(parse_config(settings(store.path, folder / "run", **changes)))
     results = results_of(folder)["tasks"]
     for number, fold in enumerate(experiment.nested.outer_names):
         table = predict_store(folder / "run" / "folds" / fold, store)

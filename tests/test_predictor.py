@@ -80,6 +80,16 @@ def test_where_all_weights_are_constant_nothing_is_shown_to_gates(
         np.testing.assert_array_equal(one, other)
 
 
+def test_gates_that_look_are_shown_the_signal_beside_tasks_whose_weights_are_constant() -> None:
+    looks, constant, x_BLT = bundle(GENDER), bundle(RHYTHM), signals(3)
+    looks.ensemble = GateEnsemble([(1, gate(GENDER, ("rocket", "dlinear"), 1))])
+    constant.ensemble = GateEnsemble([(1, constant_gate({"rocket": 2.0, "dlinear": 1.0}))])
+    both = Predictor([constant, looks], CPU)(x_BLT)
+    alone = Predictor([looks], CPU)(x_BLT)["gender"]
+    np.testing.assert_array_equal(both["gender"].weights_BE, alone.weights_BE)
+    assert np.ptp(alone.weights_BE, axis=0).max() > 0, "this gate does not look"
+
+
 def test_predictions_are_the_weighted_answers_of_the_experts() -> None:
     made, x_BLT = bundle(RHYTHM), signals(3)
     names = ("rocket", "dlinear")

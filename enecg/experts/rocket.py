@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Sequence
 
@@ -163,6 +164,15 @@ class Rocket(Expert):
             ]
         return torch.cat(parts)
 
+    def preparation_fingerprint(self) -> str:
+        """Return the SHA-256 of name and version: who needs several prepares a record once."""
+        return hashlib.sha256(f"{self.name} {self.version}".encode()).hexdigest()
+
+    def weights_fingerprint(self) -> str:
+        """Return the SHA-256 of the kernels, and of the options, which say how they are used."""
+        both = super().preparation_fingerprint() + super().weights_fingerprint()
+        return hashlib.sha256(both.encode()).hexdigest()
+
     def load_weights(self, path: object) -> None:
         """Refuse: there are no weights to load."""
         raise UserError(f"expert rocket takes no weights (its kernels come from `seed`): {path}")
@@ -227,7 +237,9 @@ class _ShareAbove(_Bank):
 
     def pool(self, y_BKT: Tensor) -> Tensor:
         """Return (B, K)."""
-        return (y_BKT > self.level_K[:, None]).float().mean(dim=-1).sqrt()
+        above_BKT = torch.empty_like(y_BKT)  # compared straight into numbers: a quarter of the time
+        torch.gt(y_BKT, self.level_K[:, None], out=above_BKT)
+        return above_BKT.mean(dim=-1).sqrt()
 
 
 class _Relative(_Bank):

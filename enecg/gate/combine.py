@@ -14,6 +14,11 @@ from enecg.tasks import Task, known
 Array = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.float64]
 
+MOST_ROUNDS = 100
+"""Rounds of reweighted least squares at most; they stop once …"""
+CONVERGED = 1e-4
+"""… no weight changes by more than this."""
+
 
 def stacking_weights(task: Task, outputs_BEC: Array, target_B: Targets) -> npt.NDArray[np.float64]:
     """Fit one non-negative weight per expert by least squares (Breiman 1996: stacked regressions).
@@ -33,18 +38,51 @@ def stacking_weights(task: Task, outputs_BEC: Array, target_B: Targets) -> npt.N
         They sum to 1; all equal where the outputs explain nothing.
     """
     rows = known(target_B) & ~np.isnan(outputs_BEC).any((1, 2))
-    outputs_BEC, target_B = outputs_BEC[rows].astype(np.float64), target_B[rows]
+    outputs_BEC, target_B = outputs_BEC[rows], target_B[rows]
     if task.kind == "regression":
         wanted_BC = target_B[:, None]
     elif task.kind == "multilabel":
         wanted_BC = target_B
     else:
         wanted_BC = np.eye(task.width)[target_B.astype(int)]
-    # The weights are to sum to 1: a heavy extra equation says so, in units of the target.
     design = outputs_BEC.transpose(0, 2, 1).reshape(-1, outputs_BEC.shape[1])
-    heavy = 1e3 * max(float(np.linalg.norm(wanted_BC)), 1.0)
+    return _simplex_least_squares(design.astype(np.float64), wanted_BC.reshape(-1))
+
+
+def absolute_weights(outputs_BEC: Array, target_B: Targets) -> npt.NDArray[np.float64]:
+    """Fit one non-negative weight per expert by the least absolute error: a value's own loss.
+
+    As `stacking_weights` otherwise; least squares, repeated, in which a record counts as one over
+    its last error (Schlossmacher, JASA 1973). An outlying record then pulls no harder than others.
+    """
+    rows = known(target_B) & ~np.isnan(outputs_BEC).any((1, 2))
+    weights_E = np.full(outputs_BEC.shape[1], 1 / outputs_BEC.shape[1])
+    if not rows.any():
+        return weights_E
+    design = outputs_BEC[rows, :, 0].astype(np.float64)
+    wanted_B = target_B[rows]
+    for _ in range(MOST_ROUNDS):
+        error_B = np.abs(design @ weights_E - wanted_B)
+        # Errors below a thousandth of the usual are as good as none, and would weigh endlessly.
+        least = 1e-3 * float(error_B.mean())
+        if least == 0:
+            break
+        root_B = np.maximum(error_B, least) ** -0.5
+        last_E = weights_E
+        weights_E = _simplex_least_squares(design * root_B[:, None], wanted_B * root_B)
+        if np.abs(weights_E - last_E).max() < CONVERGED:
+            break
+    return weights_E
+
+
+def _simplex_least_squares(
+    design: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the weights, not below 0 and of sum 1, with the least squared error."""
+    # The weights are to sum to 1: a heavy extra equation says so, in units of the target.
+    heavy = 1e3 * max(float(np.linalg.norm(wanted)), 1.0)
     design = np.vstack([design, np.full((1, design.shape[1]), heavy)])
-    weights, _ = nnls(design, np.append(wanted_BC.reshape(-1), heavy))
+    weights, _ = nnls(design, np.append(wanted, heavy))
     total = weights.sum()
     return weights / total if total > 0 else np.full(len(weights), 1 / len(weights))
 

@@ -1,10 +1,11 @@
 """What goes into the bundle: decided by rule, on training groups alone, in every scope.
 
 Two ways of using gates (the bagged greedy selection, the mean of the best trials) stand against
-three plain ones (the best expert, the experts' uniform mean, one learned weight per expert). Each
-is fitted without one inner fold at a time and judged on that fold. The gates are taken if they are
-better than the best plain way by more than one standard error of the difference (over groups);
-otherwise the plain way is: what looks at every record anew has to be worth it.
+plain ones (the best expert, the experts' uniform mean, one learned weight per expert by least
+squares, and for values also by the least absolute error). Each is fitted without one inner fold at
+a time and judged on that fold. The gates are taken if they are better than the best plain way by
+more than one standard error of the difference (over groups); otherwise the plain way is: what looks
+at every record anew has to be worth it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from enecg.cluster import peak_memory_mb
 from enecg.config import EnsembleSettings
 from enecg.gate.calibration import UNCHANGED, Calibration, fit_calibration
 from enecg.gate.combine import (
+    absolute_weights,
     bagged_selection,
     best_trials,
     dummy,
@@ -42,7 +44,8 @@ Key = tuple[str, str]
 TrainedGates = dict[tuple[str, str, int], Gates]
 """(task, scope, trial) → a single gate."""
 GATED = ("greedy", "best trials")
-PLAIN = ("best expert", "uniform", "stacking")
+PLAIN = ("best expert", "uniform", "stacking", "absolute stacking")
+"""The last for values alone."""
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,8 @@ def choose_way(
     def weights(way: str, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         if way == "stacking":
             return stacking_weights(task, outputs_BEC[rows], target_B[rows])
+        if way == "absolute stacking":
+            return absolute_weights(outputs_BEC[rows], target_B[rows])
         if way == "uniform":
             return np.full(len(names), 1 / len(names))
         losses = [task.loss(target_B[rows], filled(one[rows])) for one in experts]
@@ -223,14 +228,15 @@ def choose_way(
             return mean_of(predictions, members(way, learned))
         return filled(mix(outputs_BEC, weights(way, learned)))
 
+    ways = [way for way in PLAIN if way != "absolute stacking" or task.kind == "regression"]
     honest: dict[str, npt.NDArray[Any]] = {}
-    for way in (*PLAIN, *GATED):
+    for way in (*ways, *GATED):
         honest[way] = np.zeros((len(target_B), task.width), dtype=np.float32)
         for part in np.unique(part_B):
             out = part_B == part
             honest[way][out] = predict(way, ~out)[out]
     losses = {way: task.loss(target_B, one) for way, one in honest.items()}
-    gated, plain = (min(ways, key=losses.__getitem__) for ways in (GATED, PLAIN))
+    gated, plain = (min(given, key=losses.__getitem__) for given in (GATED, ways))
     gain, error = gain_with_error(
         task.losses(target_B, honest[plain]) - task.losses(target_B, honest[gated]), group_B
     )

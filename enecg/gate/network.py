@@ -17,12 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from enecg.gate.space import GateChoice, plain_choice
-from enecg.signals import LEADS, SAMPLING_RATE_HZ
+from enecg.signals import DURATION_S, LEADS, SAMPLING_RATE_HZ
 from enecg.tasks import SMALLEST, Task
 
 RATE_HZ = 20
 """Sampling rate of what a gate sees."""
-VIEW_SAMPLES = 10 * RATE_HZ
+VIEW_SAMPLES = DURATION_S * RATE_HZ
+"""Length of what a gate sees."""
 LIMIT_MV = 5.0
 """Larger deflections are cut off: they are artefacts."""
 KERNEL = 16

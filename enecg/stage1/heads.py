@@ -29,7 +29,8 @@ class Head(nn.Module):
         Hidden widths.
     trained_backbone : bool
         Features that move during training are normalised per record (layer norm); those of a
-        frozen backbone by the training records' mean and deviation, set with `scale_features`.
+        frozen backbone by the training records' mean and deviation, set with `scale_features`,
+        and cut off at `LARGEST_DEVIATION`.
     """
 
     feature_mean: Tensor

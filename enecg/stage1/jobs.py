@@ -33,6 +33,8 @@ from enecg.stage1.worker import FAILED, MICRO_BATCH, train_expert
 
 RESTARTS = 3
 """How often a job whose worker died starts again from its last checkpoint."""
+REVISION = 2
+"""Raised whenever the same settings give other numbers than before: finished runs are made anew."""
 OUTCOME_FILES = ("outputs.safetensors", "models.safetensors", "models.json", "choices.json")
 
 
@@ -62,7 +64,7 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
     heads = [choice.model_dump() for choice in head_choices(config.stage1, config.seed)]
     return fingerprint(
         {
-            "version": __version__,
+            "version": [__version__, REVISION],
             "records": experiment.store.fingerprint,
             "tasks": [vars(task) for task in experiment.tasks],
             "folds": [config.fold_column or config.folds, config.inner_folds, config.seed],

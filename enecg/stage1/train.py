@@ -180,8 +180,10 @@ def adapt_heads(
             task, final = next(t for t in tasks if t.name == name), Fit(scope, None)
             if choice.kind not in kinds:
                 # What takes no epochs comes out alike from the same records.
-                same = models.get((choice.kind, name, nested.inner_twin(scope) or final))
-                models[choice.kind, name, final] = same or solved(choice.kind, final, task)
+                twin = nested.inner_twin(scope)
+                models[choice.kind, name, final] = (
+                    models[choice.kind, name, twin] if twin else solved(choice.kind, final, task)
+                )
             else:
                 inner = [nested.model_of(fit) for fit in nested.fits(scope)]
                 best = [units[choice.kind, name, fit].best_epoch for fit in inner]

@@ -131,6 +131,17 @@ def test_a_signal_of_its_own_is_all_that_the_kernels_see() -> None:
     assert together == {rocket.AMPLITUDE, rocket.SLOPE, rocket.SHAPE}
 
 
+def test_all_prepare_a_record_alike_and_go_by_names_of_their_own() -> None:
+    options = ({}, {"kernels": 60}, {"seed": 1}, {"signal": "raw"}, {"signal": "difference"})
+    each = [experts.load("rocket", **{"kernels": 40} | option) for option in options]
+    x_BLT = ecg_like(2)
+    for other in each[1:]:
+        assert other.preparation_fingerprint() == each[0].preparation_fingerprint()
+        assert torch.equal(other.prepare(x_BLT), each[0].prepare(x_BLT))
+    assert len({one.fingerprint() for one in each}) == len(each)
+    assert len({one.weights_fingerprint() for one in each}) == len(each)
+
+
 def test_every_kernel_ignores_a_constant_and_uses_leads(small: Expert) -> None:
     for bank in small.banks:
         assert (bank.weights_KLW.sum(dim=2) == 0).all()

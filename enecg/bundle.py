@@ -126,9 +126,7 @@ class Bundle:
                     name: {
                         "settings": settings.model_dump(),
                         "head": adapted.head_kind,
-                        "answer": "one model refitted on all training groups"
-                        if len(adapted.models) == 1
-                        else f"the mean of {len(adapted.models)} models, one per inner fold",
+                        "answer": adapted.made_as,
                     }
                     for name, (settings, adapted) in self.experts.items()
                 },

@@ -47,7 +47,8 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
     """
     bundle = bundle.absolute()  # Ray's workers stand in other folders
     folder = Folder.at(source)
-    load_bundles(bundle)  # a mistake is told before a cluster starts
+    # A mistake, such as weights that are not there, is told before a cluster starts.
+    Predictor(load_bundles(bundle), torch.device("cpu"))
     if not _is_there(folder):
         raise UserError(f"--input: no folder {source}; give a record store or WFDB files")
     connect()

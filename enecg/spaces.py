@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,6 +42,31 @@ class Chance:
         if log:
             return float(np.exp(self._random.uniform(np.log(low), np.log(high))))
         return float(self._random.uniform(low, high))
+
+
+class _Nth:
+    """Takes the n-th of everything that can be chosen (or the last), and an end of every range."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def place(self, name: str, count: int) -> int:
+        """Return the number, or the last place there is."""
+        return min(self._number, count - 1)
+
+    def number(self, name: str, low: float, high: float, log: bool) -> float:
+        """Return the lower end for an even number, the upper one for an odd one."""
+        return high if self._number % 2 else low
+
+
+def corners(forms: Iterable[Any]) -> list[Source]:
+    """Return sources that together take every choice and both ends of every range.
+
+    Drawing from each of them once finds a mistake that might else wait until chance draws it.
+    """
+    given = [form["choose"] for form in forms if isinstance(form, dict) and "choose" in form]
+    longest = max((len(choices) for choices in given if isinstance(choices, list)), default=0)
+    return [_Nth(number) for number in range(max(2, longest))]
 
 
 def draw(name: str, form: Any, source: Source) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from rich.console import Console
 
 from enecg.bundle import Bundle, load_bundles
@@ -21,6 +22,7 @@ from enecg.experts.corpora import overlap
 from enecg.files import write_json
 from enecg.gate.combine import mix
 from enecg.predict import expert_columns, predict_store
+from enecg.predictor import Predictor
 from enecg.progress import say
 from enecg.provenance import commit
 from enecg.records.store import RecordStore
@@ -50,6 +52,7 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
     bundle = bundle.absolute()
     bundles, store = load_bundles(bundle, every_expert=True), RecordStore.open(records)
     targets = {one.task.name: labels_of(one.task, store) for one in bundles}
+    Predictor(bundles, torch.device("cpu"))  # weights that are not there are told before a cluster
     same = any(one.provenance.get("records") == store.fingerprint for one in bundles)
     if same:
         say("these are the records that the bundle was trained on: the figures will flatter it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from enecg.gate.features import Reduction, fit_reduction, reduce_features
 from enecg.gate.network import SHOWN
 from enecg.nested import Fit, Nested
+from enecg.stage1.adapted import load_outputs, save_outputs
 from problems import small_problem
 
 N = 120
@@ -84,9 +86,19 @@ def test_features_of_held_out_records_reach_nothing_learned_without_them(kind: t
             assert (learned[0] == learned[1]) == (kind is Nested)
 
 
-def test_of_an_expert_without_features_nothing_is_seen() -> None:
-    nested, f_ND = small_problem(N).nested, features()
+SHARED = Nested(
+    np.arange(N).astype(str).astype(object), np.arange(N) % 3, np.arange(N) % 3, np.arange(N) % 5,
+    ("0", "1", "2"),
+)  # fmt: skip
+"""The inner folds are the other outer ones."""
+
+
+@pytest.mark.parametrize("nested", [small_problem(N).nested, SHARED], ids=["own", "shared"])
+def test_of_an_expert_without_features_nothing_is_seen(nested: Nested, tmp_path: Path) -> None:
+    f_ND = features()
     shown, reductions = reduce_features([None, f_ND], nested, 0)
+    save_outputs(tmp_path / "shown.safetensors", shown)
+    assert set(load_outputs(tmp_path / "shown.safetensors")) == set(shown)
     fits = [fit for s in nested.scopes for fit in [*nested.fits(s), Fit(s, None)]]
     assert set(shown) == {fit.key for fit in fits}
     assert set(reductions) == {(scope, 1) for scope in nested.scopes}

@@ -12,13 +12,14 @@ import pytest
 import yaml
 from optuna.storages.journal import JournalFileBackend
 
-from enecg.config import Config, parse_config
+from enecg.config import Config, EnsembleSettings, parse_config
 from enecg.errors import UserError
 from enecg.gate import tuning
+from enecg.gate.ensemble import choose
 from enecg.gate.search import run_trials, trials_table
 from enecg.gate.space import Space, plain_choices
 from enecg.gate.trial import Arrays, cross_validate
-from enecg.gate.tuning import OBJECTIVE, STUDIES, TUNE, Trial, run_given, run_optuna
+from enecg.gate.tuning import OBJECTIVE, STUDIES, TUNE, Trial, run_given, run_optuna, study_name
 from enecg.nested import Nested
 from enecg.progress import Counter
 from enecg.spaces import Chance
@@ -117,16 +118,51 @@ def test_optuna_searches_one_scope_and_goes_on_where_it_stopped(
 
     two = search(2)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / STUDIES)))
-    left = optuna.load_study(study_name="gates of scope 1", storage=storage).ask()
+    gate = config(tmp_path, searcher="optuna").gate
+    name = study_name("1", Space(Path(gate.space), arrays.experts), gate)
+    left = optuna.load_study(study_name=name, storage=storage).ask()
     four = search(4)
     assert four[:2] == two and len(set(four)) == 4
     assert {trial.scopes for trial in four} == {("1",)}
     assert all(trial.path(tmp_path).exists() for trial in four)
-    study = optuna.load_study(study_name="gates of scope 1", storage=storage)
+    study = optuna.load_study(study_name=name, storage=storage)
     # What a killed search left running is given up.
     assert study.trials[left.number].state == optuna.trial.TrialState.FAIL
     complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     assert all(trial.value is not None and 0 < trial.value < 5 for trial in complete)
+    assert search(3) == four[:3], "an earlier search asked for more"
+
+
+def test_an_adaptive_search_stays_within_each_scope_and_can_be_chosen_from(
+    arrays: Arrays, tmp_path: Path
+) -> None:
+    """What is tried next depends on labels, so no scope may learn of another's trials."""
+    given = config(tmp_path, searcher="optuna", scheduler="asha", trials=3)
+    trials, _ = run_trials(given, tmp_path, arrays)
+    scopes = [trial.scopes for trial in trials]
+    assert scopes[:3] == [arrays.nested.scopes] * 3, "the plain gates are tried everywhere"
+    assert scopes[3:] == [(scope,) for scope in arrays.nested.scopes for _ in range(3)]
+    table = trials_table(tmp_path, trials, arrays)
+    assert table["finished"][:3].all() and table["finished"][3:].any()
+    assert table[OBJECTIVE].notna().tolist() == table["finished"].tolist()
+    for (_, scope), found in choose(tmp_path, trials, arrays, EnsembleSettings(size=2)).items():
+        for number in (*found.members, found.best):
+            assert scope in trials[number].scopes and table["finished"][number]
+
+
+def test_a_changed_space_is_searched_anew(arrays: Arrays, tmp_path: Path) -> None:
+    """Optuna would refuse other choices in the same study, and count the old space's trials."""
+    gate = config(tmp_path, searcher="optuna", trials=1).gate
+    text = Path(gate.space).read_text()
+    found = []
+    for width in (4, 16):
+        path = tmp_path / f"{width}.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(text) | {"width": {"choose": [width]}}))
+        space = Space(path, arrays.experts)
+        found += run_optuna("1", space, tmp_path, arrays, gate, progress())[0]
+    assert [trial.choice.width for trial in found] == [4, 16]
+    asha = gate.model_copy(update={"scheduler": "asha"})
+    assert study_name("1", space, gate) != study_name("1", space, asha)
 
 
 def test_asha_stops_some_and_those_leave_no_predictions(arrays: Arrays, tmp_path: Path) -> None:

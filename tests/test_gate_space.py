@@ -160,6 +160,8 @@ def test_what_a_choice_is_saved_as_gives_the_choice_again(tmp_path: Path) -> Non
         ({"learning_rate": float("inf")}, "learning_rate: .*finite"),
         ({"learning_rate": {"log_uniform": [0, 1]}}, "learning_rate: .*is none of"),
         ({"encoder": "cnn"}, "encoder: .*'mlp' or 'conv', not 'cnn'"),
+        ({"encoder": {"choose": ["mlp"] * 40 + ["cnn"]}}, "encoder: .*'mlp' or 'conv', not 'cnn'"),
+        ({"dropout": {"uniform": [0.0, 1.0]}}, "dropout: .*less than 1, not 1"),
         ({"balance": -1}, "balance: .*greater than or equal to 0"),
         ({"epochs": None}, "epochs: .*not None"),
     ],

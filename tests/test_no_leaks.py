@@ -389,6 +389,45 @@ def test_the_proof_fires_for_every_part_of_stage_2_that_breaks_the_rule(
         assert any(key.startswith(what) for key in found), (what, found)
 
 
+class _InSample(Nested):
+    """Breaks the rule: what is to predict an inner fold learns from it, too."""
+
+    def learns_from(self, fit: Fit) -> Any:
+        return self.training(fit.scope)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("fit", [Fit("0", 2), Fit("all", 0)], ids=lambda fit: fit.key)
+def test_labels_of_an_inner_fold_reach_no_gate_that_predicts_it(
+    problem: Problem, arrays: Arrays, fit: Fit, broken: bool
+) -> None:
+    """What gates are ranked by is out-of-fold; the experts' outputs are the same in both."""
+    if broken:
+        arrays = replace(arrays, nested=_InSample(**vars_of(arrays.nested)))
+    rows = problem.nested.held_out(fit)
+    others = problem.nested.learns_from(fit)
+    noisy = replace(arrays, targets=problem.with_noise(rows).targets)
+    found: list[dict[str, Any]] = []
+    arrived: list[dict[str, Any]] = []
+    for labelled in (arrays, noisy):
+        of_choices = {
+            number: cross_validate(choice, labelled, (fit.scope,))
+            for number, choice in enumerate(CHOICES)
+            if len(choice.experts) > 1  # of a single one nothing can be learned
+        }
+        predicted = {
+            f"{number} {task}": values[0]
+            for number, of_tasks in of_choices.items()
+            for task, values in of_tasks.items()
+        }
+        assert all(np.isfinite(values[rows]).all() for values in predicted.values())
+        found.append({name: values[rows].tobytes() for name, values in predicted.items()})
+        arrived.append({name: values[others].tobytes() for name, values in predicted.items()})
+    assert differences(*found) == (sorted(found[0]) if broken else [])
+    # The noise did arrive: the gates that may learn from that fold have changed.
+    assert differences(*arrived) == sorted(arrived[0])
+
+
 def test_an_adaptive_search_in_one_scope_sees_no_label_of_its_test_records(
     problem: Problem, arrays: Arrays
 ) -> None:

@@ -143,11 +143,15 @@ def test_fold_models_reproduce_the_evaluation(finished: Path, synthetic_store: R
 
 
 def test_models_that_serve_two_folds_are_bundled_with_both(
-    synthetic_store: RecordStore, tmp_path: Path
+    synthetic_store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole run whose inner folds are the other outer ones."""
+    """A whole run whose inner folds are the other outer ones, with gates that see features."""
+    space = yaml.safe_load((REPOSITORY / "tune_spaces/gate.yaml").read_text())
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space | {"joined": "features"}))
+    monkeypatch.setattr(ensemble, "gain_with_error", lambda *_: (1.0, 0.0))  # gates are taken
     folds = {"folds": 3, "inner_folds": "outer"}
-    values = settings(synthetic_store.path, tmp_path / "run", tasks=["gender"], **folds)
+    gate = {"trials": 2, "space": str(tmp_path / "space.yaml")}
+    values = settings(synthetic_store.path, tmp_path / "run", tasks=["gender"], gate=gate, **folds)
     run_stages(write_config(tmp_path, values), None, ALL_STAGES)
     assert set(results_of(tmp_path)["tasks"]["gender"]["predictors"]) == PREDICTORS
     reproduces(tmp_path, synthetic_store, tasks=["gender"], **folds)
@@ -311,6 +315,9 @@ def test_the_bundle_is_complete(finished: Path) -> None:
         card = (folder / "model_card.md").read_text()
         for part in ("## Experts", "## Results", "## Intended use", "## Limits", facts["way"]):
             assert part in card
+        for name in ("rocket", "dlinear"):
+            if f"- `{name}`" in card:
+                assert description["experts"][name]["answer"] in card
         scores = results_of(finished)["tasks"][task]["predictors"]["ensemble"]
         metric = "mae" if task == "rr_interval" else "auroc"
         assert with_interval(scores[metric]) in card

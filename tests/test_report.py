@@ -29,6 +29,7 @@ from enecg.evaluation.wording import (
     summary,
     with_interval,
 )
+from enecg.signals import LEADS
 from enecg.tasks import Task
 from problems import AGE, FINDINGS, GENDER, RHYTHM
 
@@ -146,6 +147,14 @@ def test_a_search_of_one_expert_and_plain_gates_alone_can_be_drawn() -> None:
     assert len(captions) == 1 and "best so far" in captions[0]
 
 
+def test_where_hardly_any_subset_of_leads_comes_twice_each_lead_is_drawn() -> None:
+    table = trials()
+    random = np.random.default_rng(0)
+    table["leads"] = ["+".join(random.permutation(LEADS)[:3]) for _ in range(len(table))]
+    assert "Loss with and without each lead; line: median." in search_figures(table, ["rocket"])
+    assert not any("each lead" in caption for caption in search_figures(trials(), ["rocket"]))
+
+
 @pytest.mark.parametrize("task", [GENDER, RHYTHM, FINDINGS], ids=lambda task: task.name)
 def test_reliability_can_be_drawn_for_few_records_and_many(task: Task) -> None:
     for n in (1, 14, 300):
@@ -189,6 +198,9 @@ def test_the_report_says_where_a_plain_baseline_was_as_good() -> None:
     assert text.startswith("A plain baseline is as good as the gates, so the rule takes it")
     assert "the gates' loss is 0.0010 lower than the best plain way's" in text
     assert "`stacking`" in text and "greedy 1, stacking 1" in text and "temperature" in text
+    assert "absolute" not in text
+    absolute = decision_sentence({"0": decision | {"way": "absolute stacking"}, "all": gated})
+    assert "absolute stacking 1 (absolute stacking: one weight per expert, by the" in absolute
     worse = decision_sentence({"all": decision | {"gain_of_gates": -0.2}})
     assert "loss is 0.200 higher" in worse
     assert decision_sentence({"0": gated, "all": gated}).startswith("The bundle's ensemble is of")

@@ -12,6 +12,7 @@ from enecg.evaluation.wording import (
     metrics_of,
     with_interval,
 )
+from enecg.experts.corpora import overlap
 
 if TYPE_CHECKING:
     from enecg.bundle import Bundle
@@ -34,13 +35,21 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
         "classification": f"one of {', '.join(task.classes)}, with probabilities",
         "multilabel": f"any of {', '.join(task.classes)}, with a probability each",
     }[task.kind]
-    used = [
-        f"- `{name}` ({settings.adaptation}; {adapted.head_kind} head; licence: "
-        f"{facts['experts'][name]['licence']}; pretrained on: "
-        f"{', '.join(facts['experts'][name]['pretraining_corpora']) or 'nothing'})"
-        for name, (settings, adapted) in bundle.experts.items()
-        if name in bundle.weighed
-    ]
+    used = []
+    for name, (settings, adapted) in bundle.experts.items():
+        if name not in bundle.weighed:
+            continue
+        made_by = facts["experts"][name]
+        corpora = ", ".join(made_by["pretraining_corpora"]) or "nothing"
+        if overlap(made_by["pretraining_corpora"], facts["source"]):
+            corpora += ", which shares records with these: results may flatter"
+        line = (
+            f"- `{name}` ({settings.adaptation}; {adapted.head_kind} head; {adapted.made_as}; "
+            f"licence: {made_by['licence']}; pretrained on: {corpora})"
+        )
+        if settings.builds_on_weights and settings.weights is not None:
+            line += f". Its weights are not in the bundle but read from `{settings.weights}`"
+        used.append(line)
     table = [
         f"| {METRIC_NAMES[metric]} | {with_interval(scores.get(metric))} |"
         for metric in metrics_of(task, {"ensemble": scores})

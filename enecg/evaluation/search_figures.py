@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from enecg.evaluation.figures import BLUE, GREY, RED, WIDTH, svg
+from enecg.signals import LEADS
 
 LOSS = "relative_to_uniform"
 ORDERED = ("dropout", "learning_rate", "weight_decay")
@@ -50,16 +51,26 @@ def search_figures(trials: pd.DataFrame, experts: Sequence[str]) -> dict[str, by
         figures["Loss by the leads that a gate looks at; line: median."] = _strips(
             {name: by_leads[name] for name in ranked}
         )
+    if drawn["leads"].nunique() > SHOWN:  # a dot or two for each says little
+        by_lead = _with_and_without(drawn, "leads", LEADS)
+        figures["Loss with and without each lead; line: median."] = _strips(by_lead)
     if len(experts) > 1:
-        member = {e: drawn["experts"].map(lambda text, e=e: e in text.split("+")) for e in experts}
-        by_expert = {
-            f"{'with' if there else 'without'} {expert}": drawn.loc[mask == there, LOSS].to_numpy()
-            for expert, mask in member.items()
-            for there in (True, False)
-            if (mask == there).any()
-        }
+        by_expert = _with_and_without(drawn, "experts", experts)
         figures["Loss with and without each expert; line: median."] = _strips(by_expert)
     return figures
+
+
+def _with_and_without(
+    drawn: pd.DataFrame, column: str, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Losses of the trials whose choice has a name in it, and of those whose has not."""
+    member = {name: drawn[column].map(lambda text, n=name: n in text.split("+")) for name in names}
+    return {
+        f"{'with' if there else 'without'} {name}": drawn.loc[mask == there, LOSS].to_numpy()
+        for name, mask in member.items()
+        for there in (True, False)
+        if (mask == there).any()
+    }
 
 
 def parameter_importance(trials: pd.DataFrame) -> dict[str, float]:

@@ -117,7 +117,6 @@ def summary(task: Task, predictors: Predictors) -> str:
     return sentence
 
 
-_EXPLAINED = {"absolute stacking": ", one weight per expert by the least absolute error"}
 _AGAINST = {"best_expert": "the best expert", "uniform": "the uniform mean", "stacking": "stacking"}
 
 
@@ -173,10 +172,12 @@ def decision_sentence(decisions: Mapping[str, Mapping[str, Any]]) -> str:
     else:
         text = (
             f"A plain baseline is as good as the gates, so the rule takes it: the bundle's "
-            f"ensemble is `{bundled['way']}`{_EXPLAINED.get(bundled['way'], '')} ({margin})."
+            f"ensemble is `{bundled['way']}` ({margin})."
         )
     others = [found["way"] for scope, found in decisions.items() if scope != "all"]
     counts = ", ".join(f"{way} {others.count(way)}" for way in dict.fromkeys(others))
+    if any(found["way"] == "absolute stacking" for found in decisions.values()):
+        counts += " (absolute stacking: one weight per expert, by the least absolute error)"
     return (
         f"{text} In the outer folds, each deciding for itself: {counts}. "
         f"Calibration: {bundled['calibration']}."

@@ -88,22 +88,22 @@ def reduce_features(
     n = len(nested.outer_N)
     shown: dict[str, Floats] = {}
     reductions: dict[tuple[str, int], Reduction] = {}
-    made: dict[Fit, tuple[Floats, dict[int, Reduction]]] = {}
+    made: dict[tuple[Fit, int], Reduction] = {}
     for scope in nested.scopes:
         for fit in [*nested.fits(scope), Fit(scope, None)]:
+            # What learns from the same records is learned once.
             same = nested.inner_twin(scope) if fit.inner is None else nested.model_of(fit)
-            fit_made = same or fit  # what learns from the same records is made once
-            if fit_made not in made:
-                shown_NEK = np.full((n, len(features), SHOWN), np.nan, dtype=np.float32)
-                of_experts: dict[int, Reduction] = {}
-                for expert, f_ND in enumerate(features):
-                    if f_ND is not None:
-                        of_experts[expert] = fit_reduction(f_ND, nested.learns_from(fit), seed)
-                        shown_NEK[:, expert] = of_experts[expert](f_ND)
-                made[fit_made] = shown_NEK, of_experts
-            shown[fit.key], of_experts = made[fit_made]
-            if fit.inner is None:
-                reductions |= {(scope, expert): one for expert, one in of_experts.items()}
+            shown_NEK = np.full((n, len(features), SHOWN), np.nan, dtype=np.float32)
+            for expert, f_ND in enumerate(features):
+                if f_ND is None:
+                    continue
+                key = (same or fit, expert)
+                if key not in made:
+                    made[key] = fit_reduction(f_ND, nested.learns_from(fit), seed)
+                shown_NEK[:, expert] = made[key](f_ND)
+                if fit.inner is None:
+                    reductions[scope, expert] = made[key]
+            shown[fit.key] = shown_NEK
     return shown, reductions
 
 

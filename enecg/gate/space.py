@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from enecg.errors import UserError, did_you_mean
 from enecg.signals import LEADS, lead_position
-from enecg.spaces import FORMS, Source, draw, place
+from enecg.spaces import FORMS, Source, corners, draw, place
 
 LEAD_GROUPS = {
     "limb": LEADS[:3],
@@ -103,7 +103,7 @@ class Space:
     Raises
     ------
     UserError
-        Missing file, unknown or missing key.
+        Missing file, unknown or missing key, or a value that is not allowed.
     """
 
     def __init__(self, path: Path, experts: list[str]) -> None:
@@ -127,6 +127,8 @@ class Space:
         if missing := [key for key in required if key not in space]:
             raise UserError(f"gate.space: {path} lacks {', '.join(missing)}")
         self.forms: dict[str, Any] = {key: space[key] for key in known if key in space}
+        for source in corners(self.forms.values()):
+            self.draw(source)
 
     def draw(self, source: Source) -> GateChoice:
         """Draw one gate.

@@ -162,7 +162,7 @@ def run_optuna(
     backend = JournalFileBackend(str(folder / STUDIES))
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
-        study_name=f"gates of scope {scope}",
+        study_name=study_name(scope, space, gate),
         direction="minimize",
         load_if_exists=True,
     )
@@ -173,7 +173,7 @@ def run_optuna(
         study.tell(left.number, state=optuna.trial.TrialState.FAIL)
     complete = optuna.trial.TrialState.COMPLETE
     count = gate.trials - len(study.get_trials(states=(complete,)))
-    done.advance(gate.trials - count)
+    done.advance(gate.trials - max(count, 0))
     peak = 0.0
     if count > 0:
         peak = _fit(
@@ -187,7 +187,17 @@ def run_optuna(
             done,
         )
     told = [json.loads(t.user_attrs["settings"]) for t in study.get_trials(states=(complete,))]
+    told = told[: gate.trials]  # an earlier search may have asked for more
     return [Trial.of(settings) for settings in told], peak
+
+
+def study_name(scope: str, space: Space, gate: GateSettings) -> str:
+    """Name a scope's study; another space, or another rule that cuts trials short, has its own.
+
+    Optuna refuses a choice among other values than before, and would count the old trials.
+    """
+    of = fingerprint({"space": space.forms, "scheduler": gate.scheduler})[:8]
+    return f"gates of scope {scope}, space {of}"
 
 
 class _Proposals(Searcher):

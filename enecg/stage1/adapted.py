@@ -57,6 +57,13 @@ class AdaptedExpert:
     models: list[Model]
     head_kind: str
 
+    @property
+    def made_as(self) -> str:
+        """How it answers, in words."""
+        if len(self.models) == 1:
+            return "one model refitted on all training groups"
+        return f"the mean of {len(self.models)} models, one per inner fold"
+
     @torch.no_grad()
     def answer(self, inputs: Tensor, once: Once = _always) -> Tensor:
         """Return values or class probabilities, shape (B, C).

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enecg.config import Stage1Settings
 from enecg.errors import UserError, did_you_mean
-from enecg.spaces import Chance, draw
+from enecg.spaces import Chance, Source, corners, draw
 
 
 class HeadChoice(BaseModel):
@@ -72,18 +72,22 @@ def head_choices(settings: Stage1Settings, seed: int) -> list[HeadChoice]:
                 f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}; "
                 f"allowed: {', '.join(known)}"
             )
-    for number in range(settings.head_trials):
-        chance = Chance(seed, number)
-        drawn = choices[0].model_dump()
+
+    def drawn(source: Source) -> HeadChoice:
+        values = choices[0].model_dump()
         for key in (key for key in known if key in space):  # in an order of their own
             try:
-                drawn[key] = draw(key, space[key], chance)
+                values[key] = draw(key, space[key], source)
             except (TypeError, ValueError, OverflowError) as error:
                 raise UserError(f"{where}: {key}: {error}") from None
         try:
-            choices.append(HeadChoice.model_validate(drawn))
+            return HeadChoice.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"{where}: {key}: {first['msg']}, not {first['input']!r}") from None
+
+    for corner in corners(space.values()):
+        drawn(corner)
+    choices += [drawn(Chance(seed, number)) for number in range(settings.head_trials)]
     return choices

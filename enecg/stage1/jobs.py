@@ -34,7 +34,8 @@ from enecg.stage1.worker import FAILED, MICRO_BATCH, train_expert
 RESTARTS = 3
 """How often a job whose worker died starts again from its last checkpoint."""
 REVISION = 2
-"""Raised whenever the same settings give other numbers than before: finished runs are made anew."""
+"""Raised whenever any stage gives other numbers for the same settings than before: finished runs
+are then made anew, from the experts on."""
 OUTCOME_FILES = ("outputs.safetensors", "models.safetensors", "models.json", "choices.json")
 
 

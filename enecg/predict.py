@@ -47,10 +47,10 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
     """
     bundle = bundle.absolute()  # Ray's workers stand in other folders
     folder = Folder.at(source)
-    # A mistake, such as weights that are not there, is told before a cluster starts.
-    Predictor(load_bundles(bundle), torch.device("cpu"))
+    bundles = load_bundles(bundle)
     if not _is_there(folder):
         raise UserError(f"--input: no folder {source}; give a record store or WFDB files")
+    Predictor(bundles, torch.device("cpu"))  # weights that are not there are told before a cluster
     connect()
     if folder.exists(DESCRIPTION):
         count = _write(bundle, RecordStore.open(folder), output)

@@ -18,8 +18,10 @@ from enecg import experts
 from enecg.bundle import Bundle, load_bundles
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
+from enecg.evaluation.model_card import model_card
 from enecg.gate.ensemble import GateEnsemble
 from enecg.gate.features import PARTS
+from enecg.predict import predict_file
 from enecg.predictor import Predictor
 from enecg.tasks import Task, task_from
 from models import ROCKET, adapted_expert, bundle, gate, signals
@@ -115,6 +117,48 @@ def test_the_card_says_what_answers(tmp_path: Path) -> None:
     assert "one model refitted" in card["experts"]["rocket"]["answer"]
     assert "the mean of 3 models" in card["experts"]["dlinear"]["answer"]
     assert [gate["drawn"] for gate in card["gates"]] == [2, 1, 1]
+
+
+ELSEWHERE = ExpertSettings(expert="dlinear", weights="nowhere.pth", adaptation="head")
+
+
+def test_the_model_card_says_what_is_not_in_the_bundle_and_what_may_flatter() -> None:
+    made = bundle(AGE, rocket=adapted_expert("rocket", AGE))
+    made.expert_names, ensemble = ["rocket", "published"], [(1, gate(AGE, ("rocket", "published")))]
+    made.ensemble = GateEnsemble(ensemble)
+    made.experts["published"] = (ELSEWHERE, adapted_expert("rocket", AGE))
+    corpora = {"rocket": [], "published": ["mimic-iv-ecg", "challenge"]}
+    made.provenance |= {
+        "trained_on": "all groups", "source": "ptb-xl", "records": "0" * 64, "commit": None,
+        "experts": {
+            name: {"licence": "MIT", "pretraining_corpora": of} for name, of in corpora.items()
+        },
+    }  # fmt: skip
+    decision = {
+        "way": "greedy", "gain_of_gates": 1.0, "standard_error": 0.1, "calibration": "none",
+    }  # fmt: skip
+    score = {"mean": 8.0, "ci95": [7.0, 9.0]}
+    results = {
+        "n": 7, "predictors": {"ensemble": {"mae": score}}, "comparisons": {},
+        "decisions": {"all": decision},
+    }  # fmt: skip
+    lines = {line[:10]: line for line in model_card(made, results).splitlines()}
+    own, published = lines["- `rocket`"], lines["- `publish"]
+    assert "one model refitted on all training groups" in own and "nothing)" in own
+    assert "weights" not in own and "flatter" not in own
+    assert "challenge, which shares records with these: results may flatter" in published
+    assert published.endswith("Its weights are not in the bundle but read from `nowhere.pth`")
+
+
+def test_weights_that_are_not_there_are_told_before_a_cluster_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bundle(AGE)
+    made.experts["dlinear"] = (ELSEWHERE, made.experts["dlinear"][1])
+    made.save(tmp_path / "b")
+    monkeypatch.setattr("enecg.predict.connect", None)
+    with pytest.raises(UserError, match=r"nowhere\.pth"):
+        predict_file(tmp_path / "b", tmp_path, tmp_path / "out.parquet")
 
 
 def test_saving_replaces_the_whole_folder(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_what_a_space_leaves_out_is_as_in_the_papers_head(tmp_path: Path) -> Non
         ("droput: 0.1", "unknown key 'droput', did you mean 'dropout'?"),
         ("width: {pick: [1]}", r"width: {'pick': \[1\]} is none of {choose"),
         ("width: {uniform: [a, b]}", "width: could not convert"),
+        ("width: {choose: [8, 8, 8, 8, 8, 8, 8, 0]}", "width: Input should be greater .* 1, not 0"),
         ("width: -3", "width: Input should be greater than or equal to 1, not -3"),
         ("width: {choose: [64", "cannot read"),
     ],

@@ -7,7 +7,6 @@ the same, bit for bit. Each proof is shown to fire when the rule it guards is br
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,50 +14,19 @@ import pytest
 import torch
 
 from enecg import experts
-from enecg.config import EnsembleSettings
 from enecg.experts.contract import Expert
-from enecg.gate.ensemble import Chosen, choose
 from enecg.gate.features import reduce_features
-from enecg.gate.network import Gates
-from enecg.gate.space import GateChoice
-from enecg.gate.trial import Arrays, cross_validate, refit
-from enecg.gate.tuning import OBJECTIVE, Trial, _metrics
+from enecg.gate.trial import Arrays
 from enecg.nested import Fit, Nested
-from enecg.results import predict_test_groups
-from enecg.signals import LEADS
-from enecg.stage1.adapted import AdaptedExpert, save_outputs
+from enecg.stage1.adapted import AdaptedExpert
 from enecg.stage1.choosing import Outcome
 from enecg.stage1.feeding import Feed
 from enecg.stage1.head_space import HeadChoice
 from enecg.stage1.train import Session, train_backbones
 from problems import Problem, adapt, join_process_group, setup, small_problem
+from proofs import LeakyNested, Stage2, differences, learned_by_stage_2, stage_2, vars_of
 
 DRAWN = HeadChoice(depth=1, width=16, dropout=0.3, learning_rate=1e-2, weight_decay=0.1)
-CHOICES = [
-    GateChoice.model_validate(
-        {
-            "leads": leads, "experts": names, "depth": 1, "width": 4, "dropout": 0.2,
-            "temperature": 1.0, "learning_rate": 1e-2, "weight_decay": 0.1, "epochs": 2,
-        }
-        | more
-    )
-    for leads, names, more in (
-        (("II",), ("rocket", "dlinear"), {}),
-        (("I", "V1"), ("rocket",), {}),
-        (LEADS, ("dlinear", "rocket"), {"encoder": "conv", "joined": "outputs"}),
-        (("II",), ("rocket", "dlinear"), {"joined": "features"}),
-    )
-]  # fmt: skip
-
-
-@dataclass
-class Stage2:
-    """All that stage 2 learns."""
-
-    cross_validated: dict[str, list[np.ndarray]]
-    chosen: dict[tuple[str, str], Chosen]
-    gates: dict[tuple[str, str, int], Gates]
-    predictions: dict[str, dict[str, np.ndarray]]
 
 
 @dataclass
@@ -109,38 +77,6 @@ def procedure(problem: Problem, folder: Any) -> Learned:
     return Learned(outcomes, stage_2(arrays, folder))
 
 
-def stage_2(arrays: Arrays, folder: Path, leaky: str = "") -> Stage2:
-    """Gates, choice, refit, prediction; the part called ``leaky`` breaks the rule.
-
-    It is given folds in which every scope trains on all records, its test records too.
-    """
-    broken = replace(arrays, nested=_LeakyNested(**vars_of(arrays.nested)))
-
-    def given(part: str) -> Arrays:
-        return broken if part == leaky else arrays
-
-    scopes = arrays.nested.scopes
-    trials = [Trial(choice, scopes) for choice in CHOICES]
-    cross_validated: dict[str, list[np.ndarray]] = {task.name: [] for task in arrays.tasks}
-    for trial in trials:
-        found = cross_validate(trial.choice, given("trials"), trial.scopes)
-        save_outputs(trial.path(folder), found)
-        for name, predicted in found.items():
-            cross_validated[name].append(predicted)
-    chosen = choose(folder, trials, given("choice"), EnsembleSettings(size=3))
-    gates = {
-        (task.name, scope, trial): refit(CHOICES[trial], given("refit"), task, [scope])
-        for task in arrays.tasks
-        for scope in scopes
-        for trial in {chosen[task.name, scope].best, *chosen[task.name, scope].members}
-    }
-    predictions = {
-        task.name: predict_test_groups(task, given("dummy"), chosen, gates)[0]
-        for task in arrays.tasks
-    }
-    return Stage2(cross_validated, chosen, gates, predictions)
-
-
 @pytest.fixture(scope="module")
 def problem() -> Problem:
     return small_problem(90, seed=11)
@@ -166,26 +102,6 @@ def learned_in_scope(learned: Learned, nested: Nested, scope: str) -> dict[str, 
             found[f"{name} models {task}"] = model_bytes(outcome.adapted[f"{task}/{scope}"])
             found[f"{name} choice {task}"] = outcome.choices[f"{task}/{scope}"]
     return found | learned_by_stage_2(learned.stage_2, nested, scope)
-
-
-def learned_by_stage_2(learned: Stage2, nested: Nested, scope: str) -> dict[str, Any]:
-    number, test = nested.scopes.index(scope), nested.test(scope)
-    found: dict[str, Any] = {}
-    for task, trials in learned.cross_validated.items():
-        found[f"gates {task}"] = [trial[number].tobytes() for trial in trials]
-        choice = learned.chosen[task, scope]
-        found |= {f"{name} {task}": value for name, value in vars(choice).items()}
-        for (named, at, trial), gates in learned.gates.items():
-            if (named, at) == (task, scope):
-                layers = [value.numpy().tobytes() for value in gates.parameters.values()]
-                found[f"refitted gate {task} {trial}"] = layers
-        for predictor, predicted in learned.predictions[task].items():
-            found[f"{predictor} predicts {task}"] = predicted[test].tobytes()
-    return found
-
-
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
 
 
 def test_labels_of_an_outer_test_fold_reach_nothing_learned_for_it(
@@ -319,129 +235,10 @@ def test_refitted_heads_are_the_same_whoever_shares_them(
         )
 
 
-class _LeakyNested(Nested):
-    """Breaks the rule: every scope learns from all records."""
-
-    def training(self, scope: str) -> Any:
-        return np.ones(len(self.outer_N), dtype=bool)
-
-
 def test_the_proof_fires_when_test_records_are_trained_on(problem: Problem, tmp_path: Any) -> None:
-    leaky = replace(problem, nested=_LeakyNested(**vars_of(problem.nested)))
+    leaky = replace(problem, nested=LeakyNested(**vars_of(problem.nested)))
     test = problem.nested.test("1")
     clean = procedure(leaky, tmp_path / "clean")
     noisy = procedure(leaky.with_noise(test), tmp_path / "noisy")
     found = differences(*(learned_in_scope(one, leaky.nested, "1") for one in (clean, noisy)))
     assert {"rocket models age", "dlinear models age", "gates age"} <= set(found)
-
-
-@pytest.fixture(scope="module")
-def arrays(problem: Problem) -> Arrays:
-    """Experts that each know some of the answer, in every scope alike."""
-    random = np.random.default_rng(8)
-    n = len(problem.features_ND)
-    outputs = {}
-    for task in problem.tasks:
-        target = np.nan_to_num(problem.targets[task.name], nan=0.5)
-        if task.kind == "regression":
-            ideal = target[:, None]
-        elif task.kind == "multilabel":
-            ideal = 0.1 + 0.8 * target
-        else:
-            ideal = 0.1 + 0.8 * np.eye(task.width)[target.astype(int)]
-        blur = random.random((4, n, 2, 1))
-        far = ideal.mean(0) if task.kind == "regression" else np.full(task.width, 1 / task.width)
-        mixed = (1 - blur) * ideal[None, :, None] + blur * far
-        outputs[task.name] = mixed.astype(np.float32)
-    return Arrays(
-        random.normal(size=(n, 12, 200)).astype(np.float16), outputs, problem.targets,
-        problem.nested, problem.tasks, ["rocket", "dlinear"], 5,
-        reduce_features([problem.features_ND, None], problem.nested, 5)[0],
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("leaky", "shows"),
-    [
-        ("", set()),
-        ("trials", {"gates"}),
-        ("choice", {"stacking", "calibration", "losses", "gain"}),
-        ("refit", {"refitted gate"}),
-        ("dummy", {"dummy predicts"}),
-    ],
-)
-def test_the_proof_fires_for_every_part_of_stage_2_that_breaks_the_rule(
-    leaky: str, shows: set[str], problem: Problem, arrays: Arrays, tmp_path: Path
-) -> None:
-    noisy = problem.with_noise(problem.nested.test("1")).targets
-    found = differences(
-        *(
-            learned_by_stage_2(
-                stage_2(replace(arrays, targets=targets), tmp_path / name, leaky),
-                problem.nested,
-                "1",
-            )
-            for name, targets in (("clean", arrays.targets), ("noisy", noisy))
-        )
-    )
-    assert bool(found) == bool(shows), found
-    for what in shows:
-        assert any(key.startswith(what) for key in found), (what, found)
-
-
-class _InSample(Nested):
-    """Breaks the rule: what is to predict an inner fold learns from it, too."""
-
-    def learns_from(self, fit: Fit) -> Any:
-        return self.training(fit.scope)
-
-
-@pytest.mark.parametrize("broken", [False, True])
-@pytest.mark.parametrize("fit", [Fit("0", 2), Fit("all", 0)], ids=lambda fit: fit.key)
-def test_labels_of_an_inner_fold_reach_no_gate_that_predicts_it(
-    problem: Problem, arrays: Arrays, fit: Fit, broken: bool
-) -> None:
-    """What gates are ranked by is out-of-fold; the experts' outputs are the same in both."""
-    if broken:
-        arrays = replace(arrays, nested=_InSample(**vars_of(arrays.nested)))
-    rows = problem.nested.held_out(fit)
-    others = problem.nested.learns_from(fit)
-    noisy = replace(arrays, targets=problem.with_noise(rows).targets)
-    found: list[dict[str, Any]] = []
-    arrived: list[dict[str, Any]] = []
-    for labelled in (arrays, noisy):
-        of_choices = {
-            number: cross_validate(choice, labelled, (fit.scope,))
-            for number, choice in enumerate(CHOICES)
-            if len(choice.experts) > 1  # of a single one nothing can be learned
-        }
-        predicted = {
-            f"{number} {task}": values[0]
-            for number, of_tasks in of_choices.items()
-            for task, values in of_tasks.items()
-        }
-        assert all(np.isfinite(values[rows]).all() for values in predicted.values())
-        found.append({name: values[rows].tobytes() for name, values in predicted.items()})
-        arrived.append({name: values[others].tobytes() for name, values in predicted.items()})
-    assert differences(*found) == (sorted(found[0]) if broken else [])
-    # The noise did arrive: the gates that may learn from that fold have changed.
-    assert differences(*arrived) == sorted(arrived[0])
-
-
-def test_an_adaptive_search_in_one_scope_sees_no_label_of_its_test_records(
-    problem: Problem, arrays: Arrays
-) -> None:
-    """What Optuna and ASHA go by, in a scope of its own and (as it must not be) over all."""
-    noisy = replace(arrays, targets=problem.with_noise(problem.nested.test("1")).targets)
-    scopes = arrays.nested.scopes
-    for of, same in ((("1",), True), (scopes, False)):
-        trial = Trial(CHOICES[0], of)
-        seen = [
-            _metrics(trial, cross_validate(trial.choice, one, of), one, 2)[OBJECTIVE]
-            for one in (arrays, noisy)
-        ]
-        assert (seen[0] == seen[1]) == same
-
-
-def vars_of(nested: Nested) -> dict[str, Any]:
-    return {name: getattr(nested, name) for name in nested.__dataclass_fields__}

@@ -19,6 +19,7 @@ from enecg.cluster import connect
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
 from enecg.predictor import AT_A_TIME, Answer, Predictor
+from enecg.printable import printable
 from enecg.progress import counting, say
 from enecg.records.convert import convert
 from enecg.records.store import DESCRIPTION, RecordStore, decode
@@ -62,7 +63,7 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
             if store.index.empty:
                 raise UserError(f"--input {source}: no readable 12-lead record")
             count = _write(bundle, store, output)
-    print(f"{count:,} records predicted: {output}")
+    print(printable(f"{count:,} records predicted: {output}"))
 
 
 def _is_there(folder: Folder) -> bool:

@@ -18,6 +18,7 @@ from enecg.progress import counting, say
 from enecg.records import sources
 from enecg.records.corpus import Corpus
 from enecg.records.finish import finish
+from enecg.records.options import MAX_REJECTED, SEED
 from enecg.records.parts import Claim, claim, read_outcomes, shards_to_do
 from enecg.records.shard_file import shard_name
 from enecg.records.shard_task import convert_shard
@@ -26,7 +27,6 @@ from enecg.storage import Folder, Place
 
 RECORDS_PER_SHARD = 256
 """About 12 MB a file, and less than two seconds of work to repeat after a crash."""
-MAX_REJECTED, SEED = 0.05, 42
 
 
 def convert(

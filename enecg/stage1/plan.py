@@ -24,7 +24,7 @@ from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError
 from enecg.experiment import Experiment
 from enecg.experts.contract import Expert
-from enecg.progress import duration
+from enecg.progress import cell, duration
 from enecg.signals import LEADS, N_SAMPLES
 from enecg.stage1.engine import ADAM_BYTES
 from enecg.stage1.feeding import HELD_BYTES
@@ -202,7 +202,7 @@ def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
     first = startable(jobs, [], limit)
     for job in jobs:
         table.add_row(
-            job.name,
+            cell(job.name),
             job.adaptation,
             f"{job.to_embed:,} records" if job.to_embed else "–",
             str(job.workers),
@@ -212,7 +212,7 @@ def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
             "at once" if job in first else "when there is room",
         )
     for name in kept:
-        table.add_row(name, "", "", "", "", "", "", "done before, kept")
+        table.add_row(cell(name), "", "", "", "", "", "", "done before, kept")
     return table
 
 

@@ -42,6 +42,9 @@ def connect() -> None:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # … and Tune advertises a log folder that is not where the trials' logs end up.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Core errors in this process: each reaches it as an exception as well, the rest is for those
+    # who develop Ray ("constructor arguments in the object store", "metrics exporter agent").
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if os.environ.get("RAY_ADDRESS") or _answers(read_ray_address()):
         ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
         say(f"joined the Ray cluster at {ray.get_runtime_context().gcs_address}")
@@ -50,7 +53,7 @@ def connect() -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         context = ray.init(
             address="local",
-            num_cpus=max(4, os.cpu_count() or 1),
+            num_cpus=local_cpus(),
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
@@ -62,6 +65,16 @@ def connect() -> None:
     progress.enable_progress_bars = False  # our own progress says more, in fewer lines
     for noisy in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def local_cpus() -> int:
+    """Return how many CPUs a local cluster counts: those of the machine, and at least four."""
+    return max(4, os.cpu_count() or 1)
+
+
+def is_named() -> bool:
+    """Whether a cluster to join is named, by ``RAY_ADDRESS``; else a local one is started."""
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def read_parquet(

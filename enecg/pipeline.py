@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from enecg.cluster import connect
+from enecg.cluster import connect, is_named
 from enecg.config import Config, load_config
 from enecg.evaluation.table import results_table
 from enecg.evaluation.wording import comparison_sentences, decision_sentence
@@ -25,11 +25,12 @@ STAGES = {
 
 
 def show_plan(config_path: Path, changes: list[str] | None) -> None:
-    """Print the plan of stage 1 on standard output."""
+    """Print the plan of stage 1 on standard output; no cluster is started for it."""
     config = load_config(config_path, changes)
     experiment = open_experiment(config.located())
     check_experts(config)
-    connect()
+    if is_named():
+        connect()
     _, plan = plan_experts(experiment)
     screen(140).print(plan)
 

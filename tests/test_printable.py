@@ -157,7 +157,8 @@ def test_an_unforeseen_exception_keeps_its_traceback_but_not_its_control_charact
 ) -> None:
     script = tmp_path / "fails.py"
     script.write_text(
-        "import typer\nfrom enecg.command_line import run\napp = typer.Typer(pretty_exceptions_enable=False)\n"
+        "import typer\nfrom enecg.command_line import run\n"
+        "app = typer.Typer(pretty_exceptions_enable=False)\n"
         "@app.command()\ndef main():\n    raise RuntimeError('\\x1b]0;owned\\x07\\nsecond line')\n"
         "run(app)\n"
     )

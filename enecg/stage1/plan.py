@@ -20,6 +20,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from enecg.cluster import local_cpus
 from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError
 from enecg.experiment import Experiment
@@ -79,7 +80,9 @@ class Job:
 
 
 def cluster_nodes() -> list[Node]:
-    """Return the machines that are alive."""
+    """Return the machines that are alive; in no cluster, this one as a local cluster counts it."""
+    if not ray.is_initialized():  # `ray.nodes` would start one
+        return [Node(local_cpus(), torch.cuda.device_count())]
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Node(has.get("CPU", 0.0), int(has.get("GPU", 0))) for has in found]
 
@@ -190,9 +193,13 @@ def gpus_of(config: Config, settings: ExpertSettings) -> float:
     """Return the GPUs that each worker of an expert takes."""
     if config.stage1.gpus_per_worker != "auto":
         return config.stage1.gpus_per_worker
-    if not ray.cluster_resources().get("GPU", 0):
+    if not _gpus_there():
         return 0.0
     return HEADS_GPU if settings.frozen else 1.0
+
+
+def _gpus_there() -> bool:
+    return any(node.gpus for node in cluster_nodes())
 
 
 def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
@@ -226,7 +233,7 @@ class Cost(NamedTuple):
 
 def cost_of(expert: Expert) -> Cost | None:
     """Measure a backbone on this process's device; None where others will do the work."""
-    if ray.cluster_resources().get("GPU", 0) and not torch.cuda.is_available():
+    if _gpus_there() and not torch.cuda.is_available():
         return None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     x_BLT = torch.zeros(2, len(LEADS), N_SAMPLES, device=device)

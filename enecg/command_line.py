@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 import sys
 import traceback
 import warnings
@@ -41,6 +43,8 @@ def run(app: typer.Typer) -> NoReturn:
         # What libraries' next versions will do differently is their users' concern: this program.
         for kind in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", kind)
+    # Without a home to write to, matplotlib says that it uses a temporary folder.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         status = app(standalone_mode=False)
     except Exception as error:
@@ -54,4 +58,8 @@ def run(app: typer.Typer) -> NoReturn:
         told = printable(" ".join(str(message()).split()))
         print(f"error: {told} (see --help)", file=sys.stderr)
         sys.exit(2)
+    finally:
+        # Ray's colours would be switched off last thing, also on a terminal that has none.
+        if (colours := sys.modules.get("colorama.initialise")) is not None:
+            atexit.unregister(colours.reset_all)
     sys.exit(status or 0)

@@ -27,8 +27,8 @@ def say(text: str) -> None:
 
 
 def cell(text: object, style: str = "") -> Text:
-    """Return text for a table as it is: no markup in it is obeyed, nothing in it is invisible."""
-    return Text(printable(text), style=style)
+    """Return text for a table as it is: no markup is obeyed, nothing invisible, nothing cut."""
+    return Text(printable(text), style=style, overflow="fold")
 
 
 def screen(in_log: int, stderr: bool = False) -> Console:
@@ -94,7 +94,7 @@ class Counter:
 
     def line(self) -> None:
         """Print the state as one plain line, unless that was the last thing said."""
-        if self.done == self._said:
+        if self._silent or self.done == self._said:
             return
         self._said = self.done
         state = self.state()

@@ -86,10 +86,10 @@ def tables(name: str) -> list[Table]:
     summary = {"mean": 0.5, "std": 0.1, "folds": [0.5], "ci95": [0.4, 0.6]}
     predictors = {who: {"auroc": summary, "f1": summary} for who in (name, "ensemble")}
     results: dict[str, Any] = {
-        "tasks": {name: {"n": 3, "predictors": predictors}},
+        "tasks": {"gender": {"n": 3, "predictors": predictors}},
         "experts": {name: {"seen_in_pretraining": [name]}},
     }
-    tasks = [Task(name, "classification", classes=("a", name))]
+    tasks = [Task("gender", "classification", classes=("male", "female"))]
     job = Job(name, "head", 1, 0.0, False, 3, 100.0, None)
     return [
         results_table(results, tasks),

@@ -135,6 +135,8 @@ def run_given(
     With the scheduler ``asha``, those that do worse than others did after as many epochs are
     stopped, and leave no predictions.
     """
+    if not trials:
+        return 0.0
     space = [trial.settings(number)["trial"] for number, trial in enumerate(trials)]
     return _fit(
         name, {"trial": tune.grid_search(space)}, {}, len(trials), folder, arrays, gate, done

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 import torch
+from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
 
@@ -205,7 +206,8 @@ def _gpus_there() -> bool:
 def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
     """Return the plan for people to read."""
     table = Table("expert", "adaptation", "to embed", "workers", "GPUs each", "memory each",
-                  "time, at most", "starts", title="stage 1", title_justify="left")  # fmt: skip
+                  "time, at most", "starts", title="stage 1", title_justify="left",
+                  box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
     first = startable(jobs, [], limit)
     for job in jobs:
         table.add_row(

@@ -165,6 +165,7 @@ def _scatter(task: Task, truth: Numbers, predicted: Numbers) -> bytes:
 def _confusion(task: Task, counts: np.ndarray) -> bytes:
     names = [label(name) for name in task.classes]
     longest = max(len(line) for name in names for line in name.splitlines())
+    turned = 90 if longest > 12 else 30 if task.width > 3 else 0
     side = 1.8 + 0.55 * task.width + 0.14 * max(0, longest - 12)
     figure = Figure(figsize=(side, side - 0.4), layout="constrained")
     axes = figure.add_subplot()
@@ -180,7 +181,7 @@ def _confusion(task: Task, counts: np.ndarray) -> bytes:
             horizontalalignment="center",
             verticalalignment="center",
         )
-    axes.set_xticks(range(task.width), names, rotation=30 if task.width > 3 else 0)
+    axes.set_xticks(range(task.width), names, rotation=turned)
     axes.set_yticks(range(task.width), names)
     axes.set(xlabel="Predicted", ylabel="Label")
     axes.spines[:].set_visible(False)

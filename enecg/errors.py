@@ -21,6 +21,8 @@ class JobFailed(Exception):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for the nearest known word, or an empty string.
 
+    Upper and lower case count as the same.
+
     Parameters
     ----------
     word : str
@@ -28,8 +30,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     known : iterable of str
         What is allowed.
     """
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {nearest[0]!r}?" if nearest else ""
+    spelled = {str(one).casefold(): str(one) for one in known}
+    nearest = difflib.get_close_matches(str(word).casefold(), spelled, n=1, cutoff=0.5)
+    return f", did you mean {spelled[nearest[0]]!r}?" if nearest else ""
 
 
 def one_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from enecg.absent_classes import absent_classes
 from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
 from enecg.errors import UserError, did_you_mean
@@ -102,6 +103,7 @@ def labels_of(task: Task, store: RecordStore) -> np.ndarray:
         raise UserError(
             f"task {task.name}: no record of {store.uri} has a valid label in column "
             f"{task.column!r}; the bundle knows {wanted}"
+            + "".join(f"; {hint}" for hint in absent_classes(task, store.index[task.column]))
         )
     return target_N
 

@@ -30,6 +30,13 @@ PlanOption = Annotated[
 ]
 
 
+class _OneLine(logging.Formatter):
+    """Log messages may quote anybody's text as well."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def run(app: typer.Typer) -> NoReturn:
     """Run a Typer application as a script, and exit.
 
@@ -43,6 +50,8 @@ def run(app: typer.Typer) -> NoReturn:
         # What libraries' next versions will do differently is their users' concern: this program.
         for kind in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", kind)
+    if logging.lastResort is not None:  # what prints warnings that no library has a place for
+        logging.lastResort.setFormatter(_OneLine())
     # Without a home to write to, matplotlib says that it uses a temporary folder.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:

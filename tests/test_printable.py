@@ -171,6 +171,19 @@ def test_an_unforeseen_exception_keeps_its_traceback_but_not_its_control_charact
     assert lines[-2:] == [r"RuntimeError: \x1b]0;owned\x07", "second line"]
 
 
+def test_a_warning_that_is_logged_is_one_line_as_well(tmp_path: Path) -> None:
+    script = tmp_path / "warns.py"
+    script.write_text(
+        "import logging, typer\nfrom enecg.command_line import run\napp = typer.Typer()\n"
+        "@app.command()\ndef main():\n    logging.getLogger('x').warning('a\\x1b[2J\\nb')\n"
+        "run(app)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, cwd=REPOSITORY
+    )
+    assert (done.returncode, done.stderr) == (0, "a\\x1b[2J\\nb\n")
+
+
 def test_a_terminal_of_another_encoding_is_no_reason_to_fail(tmp_path: Path) -> None:
     """The job's words have dashes and arrows; where they cannot be written they are escaped."""
     done = subprocess.run(

@@ -36,9 +36,9 @@ def screen(in_log: int, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width: int | None = in_log
     if stream.isatty():
-        # Rich takes 80 columns for the width of any terminal that is called dumb.
-        width = os.get_terminal_size(stream.fileno()).columns if console.is_dumb_terminal else None
-    return Console(stderr=stderr, highlight=False, width=width or None)
+        width = os.get_terminal_size(stream.fileno()).columns or None
+    # Without a height, too, Rich takes 80 columns for the width of a terminal that is called dumb.
+    return Console(stderr=stderr, highlight=False, width=width, height=25 if width else None)
 
 
 def show(table: Table) -> None:

@@ -208,6 +208,9 @@ def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
     table = Table("expert", "adaptation", "to embed", "workers", "GPUs each", "memory each",
                   "time, at most", "starts", title="stage 1", title_justify="left",
                   box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[1].no_wrap = True
     first = startable(jobs, [], limit)
     for job in jobs:
         table.add_row(

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from enecg import experts
+from enecg.absent_classes import absent_classes
 from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError, did_you_mean
 from enecg.nested import ALL, Nested, nested_folds
+from enecg.progress import say
 from enecg.records.store import RecordStore
 from enecg.tasks import Task, known
 
@@ -58,6 +60,14 @@ def open_experiment(config: Config) -> Experiment:
                 f"{did_you_mean(task.column, store.index.columns)}"
             )
         targets[task.name] = task.targets(store.index[task.column])
+        hints = list(absent_classes(task, store.index[task.column]))
+        if not known(targets[task.name]).any():
+            raise UserError(
+                f"task {task.name}: no record has a valid label in column {task.column!r}"
+                + "".join(f"; {hint}" for hint in hints)
+            )
+        for hint in hints:
+            say(f"task {task.name}: {hint}")
         _check_labels(task, targets[task.name], nested)
     return Experiment(config, store, config.task_list, nested, targets)
 
@@ -98,8 +108,6 @@ def check_experts(config: Config) -> None:
 def _check_labels(task: Task, target_N: np.ndarray, nested: Nested) -> None:
     """Refuse a task that has nothing to learn from, or nothing to be tested on, in some fold."""
     labelled = known(target_N)
-    if not labelled.any():
-        raise UserError(f"task {task.name}: no record has a valid label in column {task.column!r}")
     for scope in nested.scopes:
         of_scope = "when all are used" if scope == ALL else f"when outer fold {scope} is left out"
         if scope != ALL and not (labelled & nested.test(scope)).any():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from enecg.bundle import Bundle
+from enecg.errors import UserError
 from enecg.evaluation.model_card import model_card
 from enecg.experiment import Experiment
 from enecg.gate.combine import dummy
@@ -15,9 +16,13 @@ from enecg.gate.features import final_reduction
 from enecg.gate.search import FEATURES, gate_folder
 from enecg.gate.trial import Arrays
 from enecg.nested import ALL
+from enecg.ownership import MARK, check_free, is_bundle, mark, remove_own, restore, swap
 from enecg.provenance import commit
 from enecg.stage1.adapted import AdaptedExpert, load_adapted
 from enecg.stage1.jobs import expert_folder
+
+PLACES = {"bundle": 1, "folds": 2}
+"""Folders of a run that hold bundles, and how many levels below: by task, by fold and task."""
 
 
 def write_bundles(
@@ -30,6 +35,9 @@ def write_bundles(
 ) -> None:
     """Write ``bundle/<task>`` (all groups) and ``folds/<fold>/<task>`` (each fold's models).
 
+    All are written beside those of an earlier run, then put in their place: a full disk or a kill
+    leaves the earlier ones.
+
     Parameters
     ----------
     experiment : Experiment
@@ -40,6 +48,11 @@ def write_bundles(
         Every expert's provenance.
     results : dict
         ``tasks`` of results.json, for the model card.
+
+    Raises
+    ------
+    UserError
+        Something else stands in the place of bundles; it stays.
     """
     config, located = experiment.config, experiment.config.located()
     run = Path(config.run_dir)
@@ -48,8 +61,11 @@ def write_bundles(
         name: load_adapted(expert_folder(config, name), keys, name, settings)
         for name, settings in config.experts.items()
     }
-    for earlier in ("bundle", "folds"):  # of other tasks or folds, perhaps
-        shutil.rmtree(run / earlier, ignore_errors=True)
+    for name in PLACES:
+        restore(run / name)
+        check_bundles(run / name)
+        remove_own(_new(run / name), "bundles")
+        mark(_new(run / name), "bundles")
     for task in experiment.tasks:
         for scope in arrays.nested.scopes:
             ensemble = chosen[task.name, scope].ensemble((task.name, scope), gates)
@@ -97,5 +113,36 @@ def write_bundles(
             )
             if scope == ALL:
                 bundle.card = model_card(bundle, results[task.name])
-            place = run / "bundle" if scope == ALL else run / "folds" / scope
+            place = _new(run / "bundle") if scope == ALL else _new(run / "folds") / scope
             bundle.save(place / task.name)
+    for name in PLACES:
+        swap(_new(run / name), run / name, "bundles")
+
+
+def check_bundles(folder: Path) -> None:
+    """Refuse a folder in the place of a run's bundles that holds anything else.
+
+    Raises
+    ------
+    UserError
+        Names it; nothing is changed.
+    """
+    check_free("run_dir", folder, "bundles")
+    for path in _strange(folder, levels=PLACES[folder.name]) if folder.is_dir() else ():
+        raise UserError(f"{path}: is no bundle, but stands among those of a run; move it away")
+
+
+def _strange(folder: Path, levels: int) -> Iterator[Path]:
+    """What is no bundle where only bundles should be, so many levels below a folder."""
+    for path in sorted(folder.iterdir()):
+        if path.name == MARK or (levels == 1 and is_bundle(path)):
+            continue
+        if levels > 1 and path.is_dir():
+            yield from _strange(path, levels - 1)
+        else:
+            yield path
+
+
+def _new(folder: Path) -> Path:
+    """Where a folder's successor is written."""
+    return folder.with_name(f".{folder.name}.building")

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_LONGEST_NAME = 200
+"""Bytes of a file's name that stand in the temporary one's: a name may have 255 in all."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -20,7 +23,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    kept = path.name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    temporary = path.with_name(f".{kept}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as written:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated
@@ -9,17 +10,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from enecg.bundling import PLACES, check_bundles
 from enecg.cluster import connect
 from enecg.config import Config, load_config
+from enecg.errors import JobFailed, UserError, one_line
 from enecg.evaluation.table import results_table
 from enecg.evaluation.wording import comparison_sentences, decision_sentence
 from enecg.experiment import Experiment, check_experts, open_experiment
 from enecg.files import read_json, write_text
-from enecg.gate.search import drawn_choices, search_gate
+from enecg.gate.search import drawn_choices, gate_folder, search_gate
+from enecg.ownership import check_free
 from enecg.progress import say
 from enecg.results import ensemble_and_evaluate, results_path
 from enecg.run_folder import claimed
-from enecg.stage1.jobs import plan_experts, train_experts
+from enecg.stage1.jobs import expert_folder, plan_experts, train_experts
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The experiment, as YAML.")
@@ -32,6 +36,8 @@ SetOption = Annotated[
         help="Change a setting, for example --set stage1.epochs=5; values are YAML. May repeat.",
     ),
 ]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a disk says that takes no more."""
 STAGES = {
     "experts": train_experts,
     "search": search_gate,
@@ -48,6 +54,7 @@ def show_plan(config_path: Path, changes: list[str] | None) -> None:
     """Print the plan of stage 1 on standard output."""
     config = load_config(config_path, changes)
     experiment = open_experiment(config.located())
+    check_places(experiment.config)
     check_experts(config)
     connect()
     _, plan = plan_experts(experiment)
@@ -66,17 +73,44 @@ def run_stages(config_path: Path, changes: list[str] | None, stages: list[str]) 
         Some of `STAGES`, in their order.
     """
     config = load_config(config_path, changes)
-    run_dir = Path(config.run_dir)
-    with claimed(run_dir):
-        experiment = open_experiment(config.located())
-        check_experts(config)
-        drawn_choices(config)  # a mistake in the space is told now, not after hours of training
+    experiment = open_experiment(config.located())
+    check_places(experiment.config)
+    check_experts(config)
+    drawn_choices(config)  # a mistake in the space is told now, not after hours of training
+    with claimed(Path(config.run_dir)):  # nothing is made before this
         connect()
         _note_inputs(experiment)
-        for stage in stages:
-            STAGES[stage](experiment)
+        try:
+            for stage in stages:
+                STAGES[stage](experiment)
+        except OSError as error:
+            if error.errno not in FULL and "os error 28" not in str(error):
+                raise
+            raise JobFailed(
+                f"{one_line(error)}; what was finished is kept, the same command goes on from here"
+            ) from error
     if "ensemble" in stages:
         show_results(config)
+
+
+def check_places(config: Config) -> None:
+    """Refuse to work in folders that are something else's; nothing is made.
+
+    Raises
+    ------
+    UserError
+        Names the folder, and what is in the way.
+    """
+    run_dir, features = Path(config.run_dir), config.features_dir
+    check_free("run_dir", run_dir, "run")
+    check_free("features", features, "features")
+    if run_dir.resolve() == features.resolve():
+        raise UserError(f"features {features}: is run_dir; give another folder")
+    works = [expert_folder(config, name) for name in config.experts]
+    for folder in (*works, gate_folder(config), run_dir / "ensemble"):
+        check_free("run_dir", folder, "work")
+    for name in PLACES:
+        check_bundles(run_dir / name)
 
 
 def show_results(config: Config) -> None:

@@ -13,6 +13,7 @@ from typing import IO, Any, Self, cast
 from urllib.parse import unquote
 
 import fsspec
+from fsspec.core import has_magic
 from fsspec.spec import AbstractFileSystem
 
 from enecg.errors import UserError, one_line
@@ -57,10 +58,10 @@ class Folder:
         """
         text = os.fspath(place)
         if not is_remote(text):
-            for scheme in ("file://", "local://"):
-                if text.startswith(scheme):
-                    text = unquote(text.removeprefix(scheme))
-            return cls(os.path.abspath(text))
+            _, separator, path = text.partition("://")
+            text = unquote(path) if separator else os.path.expanduser(text)
+            # Two slashes in front mean a machine's name to some libraries.
+            return cls("/" + os.path.abspath(text).lstrip("/"))
         protocol = text.partition("://")[0]
         try:
             fsspec.get_filesystem_class(protocol)
@@ -170,8 +171,13 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing if it is not there."""
         with _told(self.uri_of(name)):
+            key = self.key(name)
             try:
-                self.filesystem.rm(self.key(name), recursive=True)
+                if self.remote and has_magic(key):  # rm would take it for a pattern
+                    for one in self.filesystem.find(key):
+                        self.filesystem.rm_file(one)
+                else:
+                    self.filesystem.rm(key, recursive=True)
             except FileNotFoundError:
                 return
 

@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from enecg.errors import UserError, did_you_mean
+from enecg.names import check_class_name, check_task_name, is_printable, shown
 
 Kind = Literal["regression", "classification", "multilabel"]
 OTHER = "other"
@@ -53,6 +54,11 @@ class Task:
     from_r_peaks: bool = False
 
     def __post_init__(self) -> None:
+        check_task_name(self.name)
+        for name in self.classes:
+            check_class_name(self.name, name)
+        if not is_printable(self.unit):
+            raise UserError(f"task {self.name}: {shown(self.unit)} is no unit; give printable text")
         if not self.column:
             object.__setattr__(self, "column", self.name)
         if self.kind not in get_args(Kind):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from rich.console import Console
 from enecg.bundling import PLACES, check_bundles
 from enecg.cluster import connect
 from enecg.config import Config, load_config
-from enecg.errors import JobFailed, UserError, one_line
+from enecg.errors import UserError
 from enecg.evaluation.table import results_table
 from enecg.evaluation.wording import comparison_sentences, decision_sentence
 from enecg.experiment import Experiment, check_experts, open_experiment
@@ -36,8 +35,6 @@ SetOption = Annotated[
         help="Change a setting, for example --set stage1.epochs=5; values are YAML. May repeat.",
     ),
 ]
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What a disk says that takes no more."""
 STAGES = {
     "experts": train_experts,
     "search": search_gate,
@@ -80,15 +77,8 @@ def run_stages(config_path: Path, changes: list[str] | None, stages: list[str]) 
     with claimed(Path(config.run_dir)):  # nothing is made before this
         connect()
         _note_inputs(experiment)
-        try:
-            for stage in stages:
-                STAGES[stage](experiment)
-        except OSError as error:
-            if error.errno not in FULL and "os error 28" not in str(error):
-                raise
-            raise JobFailed(
-                f"{one_line(error)}; what was finished is kept, the same command goes on from here"
-            ) from error
+        for stage in stages:
+            STAGES[stage](experiment)
     if "ensemble" in stages:
         show_results(config)
 

@@ -18,6 +18,7 @@ from fsspec.spec import AbstractFileSystem
 
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
+from enecg.paths import given
 
 Place = str | os.PathLike[str]
 """A path on disk, or a URI such as ``s3://bucket/prefix``."""
@@ -54,12 +55,15 @@ class Folder:
         Raises
         ------
         UserError
-            A kind of URI that no installed package opens.
+            A kind of URI that no installed package opens, or what cannot be a path.
         """
-        text = os.fspath(place)
+        try:
+            text = given(os.fspath(place))
+        except ValueError as error:
+            raise UserError(str(error)) from None
         if not is_remote(text):
             _, separator, path = text.partition("://")
-            text = unquote(path) if separator else os.path.expanduser(text)
+            text = unquote(path) if separator else text
             # Two slashes in front mean a machine's name to some libraries.
             return cls("/" + os.path.abspath(text).lstrip("/"))
         protocol = text.partition("://")[0]

@@ -197,6 +197,7 @@ class Bundle:
                 "valid": None if fields["valid"] is None else tuple(fields["valid"]),
             }
         )
+        task.check_names()
         for name in (*description["expert_names"], *description["experts"]):
             check_name("an expert", name)  # it becomes part of paths
         found = {}

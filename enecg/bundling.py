@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from enecg.bundle import Bundle
-from enecg.errors import UserError
+from enecg.bundle_folders import replace_bundles
 from enecg.evaluation.model_card import model_card
 from enecg.experiment import Experiment
 from enecg.gate.combine import dummy
@@ -16,13 +16,9 @@ from enecg.gate.features import final_reduction
 from enecg.gate.search import FEATURES, gate_folder
 from enecg.gate.trial import Arrays
 from enecg.nested import ALL
-from enecg.ownership import MARK, check_free, is_bundle, mark, remove_own, restore, swap
 from enecg.provenance import commit
 from enecg.stage1.adapted import AdaptedExpert, load_adapted
 from enecg.stage1.jobs import expert_folder
-
-PLACES = {"bundle": 1, "folds": 2}
-"""Folders of a run that hold bundles, and how many levels below: by task, by fold and task."""
 
 
 def write_bundles(
@@ -54,18 +50,25 @@ def write_bundles(
     UserError
         Something else stands in the place of bundles; it stays.
     """
+    made = _bundles(experiment, arrays, chosen, gates, made_by, results)
+    replace_bundles(Path(experiment.config.run_dir), made)
+
+
+def _bundles(
+    experiment: Experiment,
+    arrays: Arrays,
+    chosen: dict[Key, Chosen],
+    gates: TrainedGates,
+    made_by: dict[str, dict[str, Any]],
+    results: dict[str, Any],
+) -> Iterator[tuple[str, Bundle]]:
+    """Every scope's and task's bundle, each made when it is asked for."""
     config, located = experiment.config, experiment.config.located()
-    run = Path(config.run_dir)
     keys = {f"{task.name}/{s}": task for task in experiment.tasks for s in arrays.nested.scopes}
     adapted: dict[str, dict[str, AdaptedExpert]] = {
         name: load_adapted(expert_folder(config, name), keys, name, settings)
         for name, settings in config.experts.items()
     }
-    for name in PLACES:
-        restore(run / name)
-        check_bundles(run / name)
-        remove_own(_new(run / name), "bundles")
-        mark(_new(run / name), "bundles")
     for task in experiment.tasks:
         for scope in arrays.nested.scopes:
             ensemble = chosen[task.name, scope].ensemble((task.name, scope), gates)
@@ -113,36 +116,4 @@ def write_bundles(
             )
             if scope == ALL:
                 bundle.card = model_card(bundle, results[task.name])
-            place = _new(run / "bundle") if scope == ALL else _new(run / "folds") / scope
-            bundle.save(place / task.name)
-    for name in PLACES:
-        swap(_new(run / name), run / name, "bundles")
-
-
-def check_bundles(folder: Path) -> None:
-    """Refuse a folder in the place of a run's bundles that holds anything else.
-
-    Raises
-    ------
-    UserError
-        Names it; nothing is changed.
-    """
-    check_free("run_dir", folder, "bundles")
-    for path in _strange(folder, levels=PLACES[folder.name]) if folder.is_dir() else ():
-        raise UserError(f"{path}: is no bundle, but stands among those of a run; move it away")
-
-
-def _strange(folder: Path, levels: int) -> Iterator[Path]:
-    """What is no bundle where only bundles should be, so many levels below a folder."""
-    for path in sorted(folder.iterdir()):
-        if path.name == MARK or (levels == 1 and is_bundle(path)):
-            continue
-        if levels > 1 and path.is_dir():
-            yield from _strange(path, levels - 1)
-        else:
-            yield path
-
-
-def _new(folder: Path) -> Path:
-    """Where a folder's successor is written."""
-    return folder.with_name(f".{folder.name}.building")
+            yield scope, bundle

@@ -75,7 +75,13 @@ def read_parquet(
     """
     ray.data.DataContext.get_current().use_datasource_v2 = False
     wanted = None if columns is None else list(columns)
-    return ray.data.read_parquet(paths, columns=wanted, filesystem=filesystem, partitioning=None)
+    return ray.data.read_parquet(
+        paths,
+        columns=wanted,
+        filesystem=filesystem,
+        partitioning=None,
+        file_extensions=None,  # Ray takes what follows a "?" in a path for no part of the name
+    )
 
 
 def dashboard_address() -> str | None:

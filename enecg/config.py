@@ -19,7 +19,7 @@ from pydantic import (
 
 from enecg.errors import UserError, did_you_mean
 from enecg.names import TO_COME, check_different, check_name
-from enecg.paths import given
+from enecg.paths import given, on_disk
 from enecg.spaces import place_of_space
 from enecg.storage import Folder, is_remote
 from enecg.tasks import Task, task_from
@@ -281,7 +281,7 @@ def load_config(path: Path, changes: list[str] | None = None) -> Config:
         Missing or broken file, unknown key (with the nearest known one), value not allowed.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(on_disk("--config", path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"config: no file {path}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import get_args
 
-from enecg.errors import exit_code_of
+from enecg.errors import UserError, exit_code_of
 from enecg.ownership import Kind, check_free, remove_own
 
 
@@ -28,8 +29,14 @@ def discard(folders: dict[Path, Kind]) -> None:
 
 def main(arguments: list[str]) -> None:
     """Remove the folders that ``kind=folder`` arguments name."""
-    pairs = [argument.partition("=") for argument in arguments]
-    discard({Path(folder): kind for kind, _, folder in pairs})  # type: ignore[misc]
+    folders: dict[Path, Kind] = {}
+    for argument in arguments:
+        said, _, folder = argument.partition("=")
+        kind = next((kind for kind in get_args(Kind) if kind == said), None)
+        if kind is None or not folder:
+            raise UserError(f"{argument}: write kind=folder; kinds: {', '.join(get_args(Kind))}")
+        folders[Path(folder)] = kind
+    discard(folders)
 
 
 if __name__ == "__main__":

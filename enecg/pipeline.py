@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from enecg.bundling import PLACES, check_bundles
+from enecg.bundle_folders import PLACES, check_bundles
 from enecg.cluster import connect
 from enecg.config import Config, load_config
 from enecg.errors import UserError

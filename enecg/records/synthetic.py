@@ -111,7 +111,10 @@ def write_synthetic_cohort(
         _make(building, n_records, seed)
         swap(building, folder.absolute(), "cohort")
     except OSError as error:
-        raise JobFailed(f"{folder}: {one_line(error)}; a cohort there before is kept") from error
+        raise JobFailed(
+            f"{folder}: cannot be written ({one_line(error)}); is the disk full? A cohort that was "
+            "there is kept"
+        ) from error
     return folder / LABELS
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from enecg.bundle import Bundle
 from enecg.errors import UserError
 from enecg.nested import ALL
-from enecg.ownership import MARK, check_free, is_bundle, mark, remove_own, restore, swap
+from enecg.ownership import MARK, aside, check_free, is_bundle, mark, remove_own, restore, swap
 
 PLACES = {"bundle": 1, "folds": 2}
 """Folders of a run that hold bundles, and how many levels below: by task, by fold and task."""
@@ -51,7 +51,8 @@ def check_bundles(folder: Path) -> None:
     UserError
         Names it; nothing is changed.
     """
-    check_free("run_dir", folder, "bundles")
+    for place in (folder, _new(folder), aside(folder)):
+        check_free("run_dir", place, "bundles")
     for path in _strange(folder, levels=PLACES[folder.name]) if folder.is_dir() else ():
         raise UserError(f"{path}: is no bundle, but stands among those of a run; move it away")
 

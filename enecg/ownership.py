@@ -162,8 +162,10 @@ def swap(new: Path, folder: Path, kind: Kind) -> None:
     UserError
         What is there is not this program's; then it stays, and so does ``new``.
     """
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder}: is the working directory, so cannot be replaced from here")
     restore(folder)
-    old = _aside(folder)
+    old = aside(folder)
     remove_own(old, kind)
     if folder.exists():
         check_free("to be replaced:", folder, kind)
@@ -176,20 +178,21 @@ def swap(new: Path, folder: Path, kind: Kind) -> None:
 
 def restore(folder: Path) -> None:
     """Give a folder its name back where a swap was cut short between its two renames."""
-    if not folder.exists() and kind_of(_aside(folder)) is not None:
-        _aside(folder).rename(folder)
+    if not folder.exists() and kind_of(aside(folder)) is not None:
+        aside(folder).rename(folder)
 
 
 def standing(folder: Path) -> Path:
     """Return where a folder is to be read: where a swap was cut short, its earlier self."""
     for here in (folder, folder.parent):
-        aside = _aside(here)
-        if here.name and not here.exists() and kind_of(aside) is not None:
-            return aside if here == folder else aside / folder.name
+        kept = aside(here)
+        if here.name and not here.exists() and kind_of(kept) is not None:
+            return kept if here == folder else kept / folder.name
     return folder
 
 
-def _aside(folder: Path) -> Path:
+def aside(folder: Path) -> Path:
+    """Return where a folder is while another one is put in its place."""
     return folder.with_name(f".{folder.name}.old") if folder.name else folder
 
 

@@ -94,8 +94,13 @@ def check_places(config: Config) -> None:
     run_dir, features = Path(config.run_dir), config.features_dir
     check_free("run_dir", run_dir, "run")
     check_free("features", features, "features")
-    if run_dir.resolve() == features.resolve():
-        raise UserError(f"features {features}: is run_dir; give another folder")
+    run, inside = run_dir.resolve(), features.resolve()
+    used = [run / name for name in ("experts", "gate", "ensemble", *PLACES)]
+    if run.is_relative_to(inside) or any(inside.is_relative_to(folder) for folder in used):
+        raise UserError(
+            f"features {features}: is run_dir {run_dir}, around it, or in a folder of its results; "
+            "give another folder"
+        )
     works = [expert_folder(config, name) for name in config.experts]
     for folder in (*works, gate_folder(config), run_dir / "ensemble"):
         check_free("run_dir", folder, "work")

@@ -12,6 +12,7 @@ from rich.console import Console
 from enecg import describe_experts
 from enecg.command_line import run
 from enecg.errors import exit_code_of
+from enecg.paths import on_disk
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -40,7 +41,8 @@ def main(
     """
 
     def job() -> None:
-        found = list(describe_experts.describe(weights))
+        folder = None if weights is None else on_disk("--weights", weights)
+        found = list(describe_experts.describe(folder))
         console = Console()
         console.print(describe_experts.table(found, searched=weights is not None))
         for line in describe_experts.details(found):

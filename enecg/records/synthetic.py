@@ -95,21 +95,24 @@ def write_synthetic_cohort(
         raise UserError(f"--records {n_records}: give at least 1")
     restore(folder)
     check_free("FOLDER", folder, "cohort")
-    if folder.exists() and any(folder.iterdir()):
-        if not overwrite:
-            raise UserError(f"{folder}: is not empty; give another folder, or add --overwrite")
-        for path in (*folder.iterdir(), *(folder / RECORDS).glob("*")):
-            if path.name not in (RECORDS, LABELS, MARK) and not _FILE.fullmatch(path.name):
-                raise UserError(
-                    f"{path}: is no part of the cohort, and would be lost; move it away, or give "
-                    "another folder"
-                )
-    building = folder.absolute().with_name(f".{folder.absolute().name}.building")
+    found = [*folder.iterdir(), *(folder / RECORDS).glob("*")] if folder.exists() else []
+    if found and not overwrite:
+        raise UserError(f"{folder}: is not empty; give another folder, or add --overwrite")
+    for path in found:
+        if path.name not in (RECORDS, LABELS, MARK) and not _FILE.fullmatch(path.name):
+            raise UserError(
+                f"{path}: is no part of the cohort, and would be lost; move it away, or give "
+                "another folder"
+            )
+    here = folder.absolute()
+    building = here.with_name(f".{here.name}.building") if found else here
     try:
-        remove_own(building, "cohort")
+        if found:
+            remove_own(building, "cohort")
         mark(building, "cohort")
         _make(building, n_records, seed)
-        swap(building, folder.absolute(), "cohort")
+        if found:
+            swap(building, here, "cohort")
     except OSError as error:
         raise JobFailed(
             f"{folder}: cannot be written ({one_line(error)}); is the disk full? A cohort that was "

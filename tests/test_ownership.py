@@ -168,11 +168,13 @@ def test_notes_among_a_runs_bundles_are_not_swept_away(tmp_path: Path) -> None:
 
 
 def test_features_and_run_are_two_folders(tmp_path: Path) -> None:
-    config = parse_config(
-        settings(tmp_path / "s", tmp_path / "x") | {"features": str(tmp_path / "x")}
-    )
-    with pytest.raises(UserError, match="is run_dir"):
-        check_places(config)
+    for place in ("x", ".", "x/gate", "x/bundle/age/f", "x/../x/experts"):
+        values = settings(tmp_path / "s", tmp_path / "x") | {"features": str(tmp_path / place)}
+        with pytest.raises(UserError, match="is run_dir"):
+            check_places(parse_config(values))
+    for place in ("x/features", "y", "x.features"):
+        values = settings(tmp_path / "s", tmp_path / "x") | {"features": str(tmp_path / place)}
+        check_places(parse_config(values))
 
 
 def test_a_run_of_a_version_without_marks_is_known_by_its_files(tmp_path: Path) -> None:
@@ -322,12 +324,17 @@ def test_overwriting_a_store_leaves_other_files_and_survives_a_kill(
 # Simulated cohorts
 
 
-def test_a_cohort_replaces_a_cohort_alone(tmp_path: Path) -> None:
+def test_a_cohort_replaces_a_cohort_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "wfdb"
     write_synthetic_cohort(folder, 2, seed=1)
     (folder / MARK).unlink()  # as earlier versions left it
     write_synthetic_cohort(folder, 3, seed=1, overwrite=True)
     assert len(list((folder / "records").glob("*.hea"))) == 3
+    with monkeypatch.context() as inside:
+        inside.chdir(folder)
+        with pytest.raises(UserError, match="is the working directory"):
+            write_synthetic_cohort(Path("."), 2, seed=1, overwrite=True)
+    assert sorted(p.name for p in folder.iterdir()) == [MARK, "labels.csv", "records"]
     for name in ("records/mine.dat", "notes.txt"):
         (folder / name).write_text("mine")
         before = snapshot(tmp_path)

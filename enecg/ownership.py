@@ -67,7 +67,7 @@ def check_free(what: str, folder: Path, kind: Kind) -> None:
     where = f"{what} {folder}"
     try:
         if folder.is_dir():
-            names = os.listdir(folder)
+            names = [name for name in os.listdir(folder) if name != "lost+found"]  # an empty disk's
             found = kind_of(folder) if names else None
             if not names or found == kind:
                 return

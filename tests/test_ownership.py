@@ -471,6 +471,6 @@ def test_jobs_refuse_an_ending_before_they_look_at_anything_else(
 
 def test_check_free_makes_nothing(tmp_path: Path) -> None:
     check_free("run_dir", tmp_path / "a" / "b", "run")
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "lost+found").mkdir(parents=True)  # a disk of its own
     check_free("run_dir", tmp_path / "empty", "run")
-    assert snapshot(tmp_path).keys() == {".", "empty"}
+    assert snapshot(tmp_path).keys() == {".", "empty", "empty/lost+found"}

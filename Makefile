@@ -25,12 +25,14 @@ $(TEST_READY): requirements-test.txt $(READY)
 
 demo: setup
 ifdef DATA
-	@rm -rf data/demo-ptb-xl data/demo-ptb-xl.features runs/demo-ptb-xl
+	@$(BIN)/python -m enecg.discard records=data/demo-ptb-xl \
+		features=data/demo-ptb-xl.features run=runs/demo-ptb-xl
 	@$(BIN)/python ray_jobs/convert.py --source ptb-xl --input "$(DATA)" --output data/demo-ptb-xl
 	@$(BIN)/python ray_jobs/pipeline.py --config ray_jobs/config/ptb_xl.yaml \
 		--set records=data/demo-ptb-xl --set run_dir=runs/demo-ptb-xl
 else
-	@rm -rf data/demo data/demo.features data/demo-wfdb runs/demo
+	@$(BIN)/python -m enecg.discard records=data/demo features=data/demo.features \
+		cohort=data/demo-wfdb run=runs/demo
 	@$(BIN)/python ray_jobs/make_synthetic.py data/demo-wfdb --records 200
 	@$(BIN)/python ray_jobs/convert.py --source wfdb --input data/demo-wfdb \
 		--labels data/demo-wfdb/labels.csv --output data/demo

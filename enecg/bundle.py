@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,23 +18,26 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from enecg import __version__
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
-from enecg.files import read_json, replacing, write_json, write_text
+from enecg.files import read_json, write_json, write_text
 from enecg.gate.calibration import Calibration
 from enecg.gate.ensemble import GateEnsemble
 from enecg.gate.features import PARTS, Reduction
 from enecg.gate.network import Gates, initial
 from enecg.gate.space import GateChoice
+from enecg.names import check_name
+from enecg.ownership import MARK, check_free, mark, remove_own, standing, swap
 from enecg.stage1.adapted import (
     AdaptedExpert,
     load_adapted,
     load_outputs,
     save_adapted,
     save_outputs,
+    save_tensors,
 )
 from enecg.tasks import Task
 
@@ -93,9 +95,17 @@ class Bundle:
         return [name for name in self.expert_names if name in wanted]
 
     def save(self, folder: Path) -> None:
-        """Write the bundle; a folder that was there is replaced as a whole."""
+        """Write the bundle beside its folder, then put it there; a bundle there before is replaced.
+
+        Raises
+        ------
+        UserError
+            Something else stands there; it stays.
+        """
+        check_free("bundle", folder, "bundle")
         building = folder.with_name(f".{folder.name}.building")
-        shutil.rmtree(building, ignore_errors=True)
+        remove_own(building, "bundle")
+        mark(building, "bundle")
         for name, (_, adapted) in self.experts.items():
             save_adapted(building / "experts" / name, {MODEL_KEY: adapted})
         tensors = {
@@ -103,8 +113,7 @@ class Bundle:
             for member, (_, gates) in enumerate(self.ensemble.members)
             for name, tensor in gates.parameters.items()
         }
-        with replacing(building / "gates.safetensors") as temporary:
-            save_file(tensors, temporary)
+        save_tensors(building / "gates.safetensors", tensors)
         if self.reductions:
             save_outputs(
                 building / "features.safetensors",
@@ -143,8 +152,8 @@ class Bundle:
         )
         if self.card:
             write_text(building / "model_card.md", self.card)
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
+        (building / MARK).unlink()  # from here on bundle.json says whose it is
+        swap(building, folder, "bundle")
 
     @classmethod
     def load(cls, folder: Path, every_expert: bool = False) -> Bundle:
@@ -161,7 +170,8 @@ class Bundle:
         UserError
             No bundle there, a damaged one, or one of another format version.
         """
-        path = Path(folder) / "bundle.json"
+        folder = standing(Path(folder))
+        path = folder / "bundle.json"
         try:
             description = read_json(path)
             version = (description["format"], description["format_version"])
@@ -172,7 +182,7 @@ class Bundle:
         if version != (FORMAT, FORMAT_VERSION):
             raise UserError(f"{path}: format {version}; this version reads {FORMAT_VERSION}")
         try:
-            return cls._read(Path(folder), description, every_expert)
+            return cls._read(folder, description, every_expert)
         except _UNREADABLE as error:
             what = f"{type(error).__name__}: {error}"
             raise UserError(f"{folder}: this bundle is damaged: {what}") from error
@@ -187,6 +197,9 @@ class Bundle:
                 "valid": None if fields["valid"] is None else tuple(fields["valid"]),
             }
         )
+        task.check_names()
+        for name in (*description["expert_names"], *description["experts"]):
+            check_name("an expert", name)  # it becomes part of paths
         found = {}
         weighed = {n for one in description["gates"] for n in one["choice"]["experts"]}
         for name, entry in description["experts"].items():
@@ -231,11 +244,16 @@ def load_bundles(folder: Path, every_expert: bool = False) -> list[Bundle]:
     UserError
         Neither is there.
     """
-    folder = Path(folder)
-    if (folder / "bundle.json").exists():
+    folder = standing(Path(folder))
+    if (folder / "bundle.json").is_file():
         return [Bundle.load(folder, every_expert)]
     # A name with a dot is a bundle that a killed job was building.
-    found = sorted(p.parent for p in folder.glob("*/bundle.json") if p.parent.name[0] != ".")
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [p for p in paths if p.name[0] != "." and (p / "bundle.json").is_file()]
     if not found:
         raise UserError(f"{folder}: no bundle here; give bundle/ or bundle/<task> of a run folder")
-    return [Bundle.load(path, every_expert) for path in found]
+    bundles = [Bundle.load(path, every_expert) for path in found]
+    names = [bundle.task.name for bundle in bundles]
+    if len(set(names)) < len(names):
+        raise UserError(f"{folder}: several bundles of one task ({', '.join(names)}); give one")
+    return bundles

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from enecg.bundle import Bundle
+from enecg.bundle_folders import replace_bundles
 from enecg.evaluation.model_card import model_card
 from enecg.experiment import Experiment
 from enecg.gate.combine import dummy
@@ -30,6 +31,9 @@ def write_bundles(
 ) -> None:
     """Write ``bundle/<task>`` (all groups) and ``folds/<fold>/<task>`` (each fold's models).
 
+    All are written beside those of an earlier run, then put in their place: a full disk or a kill
+    leaves the earlier ones.
+
     Parameters
     ----------
     experiment : Experiment
@@ -40,16 +44,31 @@ def write_bundles(
         Every expert's provenance.
     results : dict
         ``tasks`` of results.json, for the model card.
+
+    Raises
+    ------
+    UserError
+        Something else stands in the place of bundles; it stays.
     """
+    made = _bundles(experiment, arrays, chosen, gates, made_by, results)
+    replace_bundles(Path(experiment.config.run_dir), made)
+
+
+def _bundles(
+    experiment: Experiment,
+    arrays: Arrays,
+    chosen: dict[Key, Chosen],
+    gates: TrainedGates,
+    made_by: dict[str, dict[str, Any]],
+    results: dict[str, Any],
+) -> Iterator[tuple[str, Bundle]]:
+    """Every scope's and task's bundle, each made when it is asked for."""
     config, located = experiment.config, experiment.config.located()
-    run = Path(config.run_dir)
     keys = {f"{task.name}/{s}": task for task in experiment.tasks for s in arrays.nested.scopes}
     adapted: dict[str, dict[str, AdaptedExpert]] = {
         name: load_adapted(expert_folder(config, name), keys, name, settings)
         for name, settings in config.experts.items()
     }
-    for earlier in ("bundle", "folds"):  # of other tasks or folds, perhaps
-        shutil.rmtree(run / earlier, ignore_errors=True)
     for task in experiment.tasks:
         for scope in arrays.nested.scopes:
             ensemble = chosen[task.name, scope].ensemble((task.name, scope), gates)
@@ -97,5 +116,4 @@ def write_bundles(
             )
             if scope == ALL:
                 bundle.card = model_card(bundle, results[task.name])
-            place = run / "bundle" if scope == ALL else run / "folds" / scope
-            bundle.save(place / task.name)
+            yield scope, bundle

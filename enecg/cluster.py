@@ -98,11 +98,18 @@ def read_parquet(
     """Return Parquet files as a Ray Dataset.
 
     By the older of Ray's two readers: the newer one starts 32 actors, each a process of its own,
-    whenever a dataset is read, to look at the files' footers.
+    whenever a dataset is read, to look at the files' footers. A folder called ``record_id=7`` is
+    a folder, not a column.
     """
     ray.data.DataContext.get_current().use_datasource_v2 = False
     wanted = None if columns is None else list(columns)
-    return ray.data.read_parquet(paths, columns=wanted, filesystem=filesystem)
+    return ray.data.read_parquet(
+        paths,
+        columns=wanted,
+        filesystem=filesystem,
+        partitioning=None,
+        file_extensions=None,  # Ray takes what follows a "?" in a path for no part of the name
+    )
 
 
 def dashboard_address() -> str | None:

@@ -7,13 +7,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from enecg.errors import UserError, did_you_mean
+from enecg.names import TO_COME, check_different, check_name
+from enecg.paths import given, on_disk
+from enecg.spaces import place_of_space
 from enecg.storage import Folder, is_remote
 from enecg.tasks import Task, task_from
 
 Positive = Annotated[int, Field(ge=1)]
+PathText = Annotated[str, AfterValidator(given)]
 Head = Literal["ridge", "ffn", "trees", "gaussian", "laplacian"]
 Heads = Annotated[list[Head], Field(min_length=1)]
 OTHER_PREDICTORS = ("uniform", "stacking", "gate", "ensemble", "dummy")
@@ -40,7 +52,7 @@ class ExpertSettings(_Section):
     expert: str | None = None
     """Which expert it is; default: the one of the entry's own name. So one expert can stand there
     several times, under different names and with different settings."""
-    weights: str | None = None
+    weights: PathText | None = None
     """The authors' weights: a file or folder."""
     adaptation: Literal["head", "head_lora", "lora", "full"] = "head"
     """What is trained: the head on a frozen backbone, …, or everything (from scratch without
@@ -99,7 +111,7 @@ class Stage1Settings(_Section):
     """Heads tried on a frozen backbone; the best one per task is chosen on training groups."""
     head_trials: Annotated[int, Field(ge=0)] = 0
     """Further feed-forward heads tried, drawn from `head_space`."""
-    head_space: str = "tune_spaces/heads.yaml"
+    head_space: PathText = "tune_spaces/heads.yaml"
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: every class counts alike in the loss, however rare; probabilities then are those
     of a population with equally many of each."""
@@ -136,7 +148,7 @@ class Stage1Settings(_Section):
 class GateSettings(_Section):
     """The search over gates."""
 
-    space: str = "tune_spaces/gate.yaml"
+    space: PathText = "tune_spaces/gate.yaml"
     trials: Positive = 32
     """Gates that are tried, beside the plain ones; where the search is adaptive, in each scope."""
     searcher: Literal["random", "optuna"] = "random"
@@ -160,12 +172,12 @@ class EnsembleSettings(_Section):
 class Config(_Section):
     """One experiment; see ``ray_jobs/config/*.yaml`` for examples."""
 
-    records: str
+    records: PathText
     """A record store: a folder, or a URI that fsspec opens, such as ``s3://bucket/store``."""
-    features: str | None = None
+    features: PathText | None = None
     """The folder where computed features live; default: beside the record store, or inside
     `run_dir` where the record store is not on a disk."""
-    run_dir: str
+    run_dir: PathText
     tasks: Annotated[list[str | dict[str, Any]], Field(min_length=1)]
     folds: Annotated[int, Field(ge=2)] = 3
     fold_column: str | None = None
@@ -202,11 +214,12 @@ class Config(_Section):
         cls, entries: dict[str, ExpertSettings]
     ) -> dict[str, ExpertSettings]:
         """Folders, columns and rows of tables are called by them."""
-        for name in entries:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-                raise ValueError(f"the name {name!r} has more in it than letters, digits, - and _")
-            if name in OTHER_PREDICTORS:
-                raise ValueError(f"{name!r} is no name for an expert: results use it otherwise")
+        try:
+            for name in entries:
+                check_name("an expert", name, (*OTHER_PREDICTORS, *TO_COME))
+            check_different("experts", entries)
+        except UserError as error:
+            raise ValueError(str(error)) from None
         return entries
 
     @property
@@ -216,6 +229,7 @@ class Config(_Section):
         names = [task.name for task in tasks]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"tasks: {', '.join(repeated)} stands there more than once")
+        check_different("tasks", names)
         return tasks
 
     def located(self) -> Config:
@@ -228,12 +242,14 @@ class Config(_Section):
         for name, settings in self.experts.items():
             files = {"weights": absolute(settings.weights)}
             if isinstance(sizes := settings.options.get("config"), str):  # a file
-                files["config"] = absolute(sizes)
+                files["config"] = absolute(given(sizes))
             experts[name] = settings.model_copy(update=files)
         names = ("records", "features", "run_dir")
         places = {name: absolute(getattr(self, name)) for name in names}
-        gate = self.gate.model_copy(update={"space": absolute(self.gate.space)})
-        stage1 = self.stage1.model_copy(update={"head_space": absolute(self.stage1.head_space)})
+        space = absolute(place_of_space(self.gate.space))
+        gate = self.gate.model_copy(update={"space": space})
+        space = absolute(place_of_space(self.stage1.head_space))
+        stage1 = self.stage1.model_copy(update={"head_space": space})
         return self.model_copy(
             update={**places, "experts": experts, "gate": gate, "stage1": stage1}
         )
@@ -265,7 +281,7 @@ def load_config(path: Path, changes: list[str] | None = None) -> Config:
         Missing or broken file, unknown key (with the nearest known one), value not allowed.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(on_disk("--config", path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"config: no file {path}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

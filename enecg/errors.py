@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from enecg.files import is_full
 from enecg.printable import printable
 
 
@@ -68,6 +69,15 @@ def exit_code_of(job: Callable[[], int | None]) -> int:
         return 2
     except JobFailed as error:
         print(f"failed: {one_line(error)}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not is_full(error):
+            raise
+        print(
+            f"failed: {one_line(error)}; what was finished is kept, the same command goes on from "
+            "here",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)

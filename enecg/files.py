@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_LONGEST_NAME = 200
+"""Bytes of a file's name that stand in the temporary one's: a name may have 255 in all."""
 
 
 @contextmanager
@@ -20,7 +25,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    kept = path.name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    temporary = path.with_name(f".{kept}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as written:
@@ -28,6 +34,14 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk takes no more; some libraries say so in words alone."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    said = str(error).lower()
+    return any(f"os error {n})" in said or f"errno {n}]" in said for n in _FULL)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from enecg.bundle_folders import PLACES, check_bundles
 from enecg.cluster import connect, is_named
 from enecg.config import Config, load_config
+from enecg.errors import UserError
 from enecg.evaluation.table import results_table
 from enecg.evaluation.wording import comparison_sentences, decision_sentence
 from enecg.experiment import Experiment, check_experts, open_experiment
 from enecg.files import read_json, write_text
-from enecg.gate.search import drawn_choices, search_gate
+from enecg.gate.search import drawn_choices, gate_folder, search_gate
+from enecg.ownership import check_free
 from enecg.printable import printable
 from enecg.progress import cell, say, screen
 from enecg.results import ensemble_and_evaluate, results_path
 from enecg.run_folder import claimed
-from enecg.stage1.jobs import plan_experts, train_experts
+from enecg.stage1.jobs import expert_folder, plan_experts, train_experts
 
 STAGES = {
     "experts": train_experts,
@@ -28,6 +31,7 @@ def show_plan(config_path: Path, changes: list[str] | None) -> None:
     """Print the plan of stage 1 on standard output; no cluster is started for it."""
     config = load_config(config_path, changes)
     experiment = open_experiment(config.located())
+    check_places(experiment.config)
     check_experts(config)
     if is_named():
         connect()
@@ -47,17 +51,42 @@ def run_stages(config_path: Path, changes: list[str] | None, stages: list[str]) 
         Some of `STAGES`, in their order.
     """
     config = load_config(config_path, changes)
-    run_dir = Path(config.run_dir)
-    with claimed(run_dir):
-        experiment = open_experiment(config.located())
-        check_experts(config)
-        drawn_choices(config)  # a mistake in the space is told now, not after hours of training
+    experiment = open_experiment(config.located())
+    check_places(experiment.config)
+    check_experts(config)
+    drawn_choices(config)  # a mistake in the space is told now, not after hours of training
+    with claimed(Path(config.run_dir)):  # nothing is made before this
         connect()
         _note_inputs(experiment)
         for stage in stages:
             STAGES[stage](experiment)
     if "ensemble" in stages:
         show_results(config)
+
+
+def check_places(config: Config) -> None:
+    """Refuse to work in folders that are something else's; nothing is made.
+
+    Raises
+    ------
+    UserError
+        Names the folder, and what is in the way.
+    """
+    run_dir, features = Path(config.run_dir), config.features_dir
+    check_free("run_dir", run_dir, "run")
+    check_free("features", features, "features")
+    run, inside = run_dir.resolve(), features.resolve()
+    used = [run / name for name in ("experts", "gate", "ensemble", *PLACES)]
+    if run.is_relative_to(inside) or any(inside.is_relative_to(folder) for folder in used):
+        raise UserError(
+            f"features {features}: is run_dir {run_dir}, around it, or in a folder of its results; "
+            "give another folder"
+        )
+    works = [expert_folder(config, name) for name in config.experts]
+    for folder in (*works, gate_folder(config), run_dir / "ensemble"):
+        check_free("run_dir", folder, "work")
+    for name in PLACES:
+        check_bundles(run_dir / name)
 
 
 def show_results(config: Config) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import ray
 import torch
@@ -18,6 +19,8 @@ from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
+from enecg.output_file import holds_predictions, output_file
+from enecg.paths import on_disk
 from enecg.predictor import AT_A_TIME, Answer, Predictor
 from enecg.printable import printable
 from enecg.progress import counting, say
@@ -26,9 +29,11 @@ from enecg.records.store import DESCRIPTION, RecordStore, decode
 from enecg.storage import Folder, Place
 from enecg.tasks import Task
 
+FORMATS = (".parquet", ".csv")
+
 
 def predict_file(bundle: Path, source: Place, output: Path) -> None:
-    """Predict every record of a store, or of a folder of WFDB files, into a Parquet file.
+    """Predict every record of a store, or of a folder of WFDB files, into one file.
 
     Predictions are written as they come; neither signals nor predictions gather in memory.
 
@@ -39,15 +44,17 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
     source : path or URI
         A record store or a folder of WFDB files.
     output : Path
-        Parquet file: ``record_id``, ``subject_id`` and, per task, the columns of `rows_of`. Rows
-        are in the order of a store's index; of a folder, in that of its headers' sorted paths.
+        ``.parquet`` or ``.csv``: ``record_id``, ``subject_id`` and, per task, the columns of
+        `rows_of`. Rows are in the order of a store's index; of a folder, in that of its headers'
+        sorted paths. An earlier file of predictions is replaced, no other.
 
     Raises
     ------
     UserError
-        No bundle, or no records, there.
+        No bundle, or no records, there; an ``output`` of another ending, or somebody's file.
     """
-    bundle = bundle.absolute()  # Ray's workers stand in other folders
+    output = output_file(output, FORMATS, holds_predictions, "predictions")
+    bundle = on_disk("--bundle", bundle).absolute()  # Ray's workers stand in other folders
     folder = Folder.at(source)
     bundles = load_bundles(bundle)
     if not _is_there(folder):
@@ -81,7 +88,8 @@ def _write(bundle: Path, store: RecordStore, output: Path) -> int:
         raise UserError(f"{store.uri}: this record store has no records")
     words = {"record_id", "subject_id"}
     words |= {b.task.name for b in load_bundles(bundle) if b.task.kind != "regression"}
-    writer: pq.ParquetWriter | None = None
+    writer: pq.ParquetWriter | pa.csv.CSVWriter | None = None
+    make = pa.csv.CSVWriter if output.suffix.lower() == ".csv" else pq.ParquetWriter
     count = 0
     with replacing(output) as temporary:
         try:
@@ -89,7 +97,7 @@ def _write(bundle: Path, store: RecordStore, output: Path) -> int:
                 # Told, not inferred: in some part a task may have no answer at all.
                 kinds = {n: pa.string() if n in words else pa.float32() for n in part.columns}
                 table = pa.Table.from_pandas(part, pa.schema(kinds), preserve_index=False)
-                writer = writer or pq.ParquetWriter(temporary, table.schema)
+                writer = writer or make(temporary, table.schema)
                 writer.write_table(table)
                 count += len(part)
         finally:

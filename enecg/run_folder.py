@@ -7,7 +7,6 @@ depends on. The same fingerprint: the work is kept. Another one: it is redone, a
 from __future__ import annotations
 
 import fcntl
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from enecg.errors import UserError
 from enecg.files import read_json, write_json
+from enecg.ownership import check_free, claim, remove_own
 
 DONE, STARTED = "done.json", "started.json"
 
@@ -26,9 +26,9 @@ def claimed(run_dir: Path) -> Iterator[None]:
     Raises
     ------
     UserError
-        Another process works in the folder.
+        Another process works in the folder, or it is something else's.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
+    claim("run_dir", run_dir, "run")
     with open(run_dir / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,17 +41,33 @@ def claimed(run_dir: Path) -> Iterator[None]:
 
 def is_done(folder: Path, fingerprint: str) -> bool:
     """Whether a piece of work with this fingerprint is finished in the folder."""
-    path = folder / DONE
-    return path.exists() and read_json(path)["fingerprint"] == fingerprint
+    return _fingerprint_in(folder / DONE) == fingerprint
 
 
 def begin(folder: Path, fingerprint: str) -> None:
-    """Make the folder ready for work; what another fingerprint left there is removed."""
-    started = folder / STARTED
-    if not started.exists() or read_json(started)["fingerprint"] != fingerprint:
-        (folder / DONE).unlink(missing_ok=True)  # first: half removed, it must not pass for done
-        shutil.rmtree(folder, ignore_errors=True)
-        write_json(started, {"fingerprint": fingerprint})
+    """Make the folder ready for work; what another fingerprint left there is removed.
+
+    Raises
+    ------
+    UserError
+        Something stands there that is not a stage's results; it stays.
+    """
+    if _fingerprint_in(folder / STARTED) != fingerprint:
+        check_free("run_dir", folder, "work")
+        if (folder / DONE).exists():
+            write_json(folder / STARTED, {"fingerprint": "to be removed"})  # whose it is
+            (folder / DONE).unlink()  # first: half removed, it must not pass for done
+        remove_own(folder, "work")
+        write_json(folder / STARTED, {"fingerprint": fingerprint})
+
+
+def _fingerprint_in(path: Path) -> str | None:
+    """The fingerprint that `begin` or `finish` wrote; None where there is none."""
+    try:
+        said = read_json(path)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return said.get("fingerprint") if isinstance(said, dict) else None
 
 
 def finish(folder: Path, fingerprint: str, **facts: Any) -> None:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import sysconfig
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+import enecg
+
 FORMS = "{choose: […]}, {uniform: [low, high]}, {log_uniform: [low, high]}"
+
+SHIPPED = "tune_spaces"
+"""The folder of the spaces that come with this program."""
+
+
+def place_of_space(path: str) -> str:
+    """Return where a space is: a file of this path, else the shipped one of this name.
+
+    Shipped ones, ``tune_spaces/…``, lie in the checkout, or where an installed package puts what
+    is not code (``share/enecg``), whatever the working directory is.
+    """
+    if Path(path).exists() or Path(path).parts[:1] != (SHIPPED,):
+        return path
+    shipped = [Path(enecg.__file__).parents[1], Path(sysconfig.get_path("data"), "share", "enecg")]
+    return next((str(root / path) for root in shipped if (root / path).is_file()), path)
 
 
 class Source(Protocol):

@@ -13,10 +13,12 @@ from typing import IO, Any, Self, cast
 from urllib.parse import unquote
 
 import fsspec
+from fsspec.core import has_magic
 from fsspec.spec import AbstractFileSystem
 
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
+from enecg.paths import given
 
 Place = str | os.PathLike[str]
 """A path on disk, or a URI such as ``s3://bucket/prefix``."""
@@ -53,14 +55,17 @@ class Folder:
         Raises
         ------
         UserError
-            A kind of URI that no installed package opens.
+            A kind of URI that no installed package opens, or what cannot be a path.
         """
-        text = os.fspath(place)
+        try:
+            text = given(os.fspath(place))
+        except ValueError as error:
+            raise UserError(str(error)) from None
         if not is_remote(text):
-            for scheme in ("file://", "local://"):
-                if text.startswith(scheme):
-                    text = unquote(text.removeprefix(scheme))
-            return cls(os.path.abspath(text))
+            _, separator, path = text.partition("://")
+            text = unquote(path) if separator else text
+            # Two slashes in front mean a machine's name to some libraries.
+            return cls("/" + os.path.abspath(text).lstrip("/"))
         protocol = text.partition("://")[0]
         try:
             fsspec.get_filesystem_class(protocol)
@@ -170,8 +175,13 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing if it is not there."""
         with _told(self.uri_of(name)):
+            key = self.key(name)
             try:
-                self.filesystem.rm(self.key(name), recursive=True)
+                if self.remote and has_magic(key):  # rm would take it for a pattern
+                    for one in self.filesystem.find(key):
+                        self.filesystem.rm_file(one)
+                else:
+                    self.filesystem.rm(key, recursive=True)
             except FileNotFoundError:
                 return
 

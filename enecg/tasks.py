@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from enecg.errors import UserError, did_you_mean
+from enecg.names import check_class_name, check_task_name, is_printable, shown
 
 Kind = Literal["regression", "classification", "multilabel"]
 OTHER = "other"
@@ -70,6 +71,20 @@ class Task:
             raise UserError(f"task {self.name}: a regression has no classes")
         if self.valid is not None and not self.valid[0] < self.valid[1]:
             raise UserError(f"task {self.name}: valid must be [smallest, largest]")
+
+    def check_names(self) -> None:
+        """Refuse names that cannot be folders, columns and rows; for what reads a task.
+
+        Raises
+        ------
+        UserError
+            The task's name, a class's or the unit; says what is allowed.
+        """
+        check_task_name(self.name)
+        for name in self.classes:
+            check_class_name(self.name, name)
+        if not is_printable(self.unit):
+            raise UserError(f"task {self.name}: {shown(self.unit)} is no unit; give printable text")
 
     @property
     def width(self) -> int:
@@ -211,6 +226,7 @@ def task_from(entry: str | dict[str, Any]) -> Task:
     """
     if isinstance(entry, str):
         if entry not in TASKS:
+            check_task_name(entry)
             raise UserError(
                 f"tasks: unknown task {entry!r}{did_you_mean(entry, TASKS)}; known: "
                 f"{', '.join(TASKS)}; a new one is written {{{entry}: {{kind: …}}}}"
@@ -232,7 +248,9 @@ def task_from(entry: str | dict[str, Any]) -> Task:
     if "kind" not in values:
         raise UserError(f"tasks.{name}: a new task needs kind: {' or '.join(get_args(Kind))}")
     try:
-        return TypeAdapter(Task).validate_python(values)
+        task = TypeAdapter(Task).validate_python(values)
+        task.check_names()
+        return task
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

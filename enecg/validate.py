@@ -20,6 +20,8 @@ from enecg.evaluation.wording import comparison_sentences
 from enecg.experts.corpora import overlap
 from enecg.files import write_json
 from enecg.gate.combine import mix
+from enecg.output_file import holds_evaluation, output_file
+from enecg.paths import on_disk
 from enecg.predict import expert_columns, predict_store
 from enecg.predictor import Predictor
 from enecg.printable import printable
@@ -42,14 +44,17 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
     output : Path
         JSON: ``bundle``, ``records``, ``commit``, ``same_records`` (true: these are the very
         records that the bundle was trained on), ``experts`` and, per task, ``n``,
-        ``predictors`` and ``comparisons``, as in results.json; the one fold is the store.
+        ``predictors`` and ``comparisons``, as in results.json; the one fold is the store. An
+        earlier file of this kind is replaced, no other.
 
     Raises
     ------
     UserError
-        No bundle or store there, or a store that lacks a task's labels.
+        No bundle or store there, or a store that lacks a task's labels; an ``output`` that does
+        not end in ``.json``, or is somebody's file.
     """
-    bundle = bundle.absolute()
+    output = output_file(output, (".json",), holds_evaluation, "evaluation")
+    bundle = on_disk("--bundle", bundle).absolute()
     bundles, store = load_bundles(bundle, every_expert=True), RecordStore.open(records)
     targets = {one.task.name: labels_of(one.task, store) for one in bundles}
     Predictor(bundles, torch.device("cpu"))  # weights that are not there are told before a cluster

@@ -40,9 +40,11 @@ def main(
 
     def job() -> None:
         from enecg import describe_experts  # heavy: not for --help
+        from enecg.paths import on_disk
         from enecg.progress import screen
 
-        found = list(describe_experts.describe(weights))
+        folder = None if weights is None else on_disk("--weights", weights)
+        found = list(describe_experts.describe(folder))
         screen(80).print(describe_experts.table(found, searched=weights is not None))
         for line in describe_experts.details(found):
             print(printable(line))

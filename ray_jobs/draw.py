@@ -13,7 +13,7 @@ from enecg.errors import UserError, exit_code_of, one_line
 from enecg.printable import printable
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-FORMATS = ("png", "pdf", "svg")
+FORMATS = (".png", ".pdf", ".svg")
 
 
 @app.command()
@@ -34,22 +34,21 @@ def main(
     def job() -> None:
         from enecg.evaluation.paper import draw_ecg  # heavy: not for --help
         from enecg.files import replacing
+        from enecg.output_file import holds_drawing, output_file
         from enecg.records.store import RecordStore
         from enecg.signals import LEADS
 
-        form = output.suffix.removeprefix(".").lower()
-        if form not in FORMATS:
-            raise UserError(f"--output {output}: the ending must be one of {', '.join(FORMATS)}")
+        path = output_file(output, FORMATS, holds_drawing, "drawing")
         store = RecordStore.open(records)
         [(_, x_BLT)] = store.signals([record])
         [derived_L] = store.index.loc[store.index["record_id"] == record, "lead_derived"]
         derived = [lead for lead, is_derived in zip(LEADS, derived_L, strict=True) if is_derived]
         try:
-            with replacing(output) as temporary:
-                draw_ecg(x_BLT[0], temporary, record, derived, form)
+            with replacing(path) as temporary:
+                draw_ecg(x_BLT[0], temporary, record, derived, path.suffix[1:].lower())
         except OSError as error:
-            raise UserError(f"--output {output}: {one_line(error)}") from None
-        print(printable(f"record {record}: {output}"))
+            raise UserError(f"--output {path}: {one_line(error)}") from None
+        print(printable(f"record {record}: {path}"))
 
     sys.exit(exit_code_of(job))
 

@@ -28,7 +28,12 @@ def main(
         ),
     ],
     output: Annotated[
-        Path, typer.Option(metavar="FILE.parquet", help="Predictions, one row per record.")
+        Path,
+        typer.Option(
+            metavar="FILE.parquet",
+            help="Predictions, one row per record: a .parquet or a .csv file. Earlier predictions "
+            "there are replaced, any other file is not.",
+        ),
     ],
 ) -> None:
     """Predict every record: value or class, class probabilities, and the experts' weights.

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from enecg import run_folder
+from enecg import ownership
 from enecg.errors import UserError
 from enecg.files import fingerprint
+from enecg.ownership import kind_of
 from enecg.run_folder import begin, claimed, facts_of, finish, is_done
 
 
@@ -101,12 +102,14 @@ def test_beginning_anew_with_other_settings_removes_finished_work(tmp_path: Path
     assert not is_done(work, "other")
 
 
-def test_a_folder_of_unknown_origin_is_not_taken_for_work(tmp_path: Path) -> None:
+def test_a_folder_of_unknown_origin_is_refused_and_stays(tmp_path: Path) -> None:
     work = tmp_path / "expert"
     work.mkdir()
     (work / "outputs").write_text("whose?")
-    begin(work, "one")
-    assert not (work / "outputs").exists()
+    assert not is_done(work, "one")
+    with pytest.raises(UserError, match=r"is not empty, and nothing in it says .*'outputs'"):
+        begin(work, "one")
+    assert [path.name for path in work.iterdir()] == ["outputs"]
 
 
 def test_fingerprints_follow_values_not_the_order_of_keys() -> None:
@@ -120,6 +123,13 @@ def test_work_that_is_half_removed_does_not_pass_for_finished(
     folder = tmp_path / "work"
     begin(folder, "one")
     finish(folder, "one")
-    monkeypatch.setattr(run_folder.shutil, "rmtree", lambda *_, **__: None)  # killed before it ran
-    begin(folder, "two")
+    (folder / "models").mkdir()
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ownership.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        begin(folder, "two")
+    assert kind_of(folder) == "work", "the next job must know whose it is"
     assert not is_done(folder, "one")

@@ -22,6 +22,8 @@ ROWS = (
     ("II",),
 )
 _ROW_MM, _MARGIN_MM = 30.0, 10.0
+DRAWN_BY = "enecg draw"
+"""What a drawing names as its origin: by this it may be replaced."""
 _WIDTH_MM = DURATION_S * MM_PER_S + 2 * _MARGIN_MM
 _HEIGHT_MM = len(ROWS) * _ROW_MM + _MARGIN_MM
 _CUT_MM = 50.0
@@ -66,7 +68,8 @@ def draw_ecg(
         return
     figure = Figure(figsize=(_WIDTH_MM / 25.4, _HEIGHT_MM / 25.4))
     _draw(x_LT, figure.add_axes((0, 0, 1, 1)), title, derived)
-    figure.savefig(target, dpi=150, format=file_format)
+    key = "Software" if file_format == "png" else "Creator"
+    figure.savefig(target, dpi=150, format=file_format, metadata={key: DRAWN_BY})
 
 
 def _draw(x_LT: npt.NDArray[np.floating], axes: Axes, title: str, derived: Collection[str]) -> None:

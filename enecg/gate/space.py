@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from enecg.errors import UserError, did_you_mean
 from enecg.signals import LEADS, lead_position
-from enecg.spaces import FORMS, Chance, Source, corners, draw, place, values
+from enecg.spaces import FORMS, Chance, Source, corners, draw, place, place_of_space, values
 
 LEAD_GROUPS = {
     "limb": LEADS[:3],
@@ -112,7 +112,7 @@ class Space:
     """
 
     def __init__(self, path: Path, experts: list[str]) -> None:
-        self.path, self.experts = Path(path), experts
+        self.path, self.experts = Path(place_of_space(str(path))), experts
         try:
             space = yaml.safe_load(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:

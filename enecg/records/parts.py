@@ -7,6 +7,7 @@ All of it lies in the folder ``.unfinished`` of the store and is removed, the ar
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +18,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import enecg
 from enecg.errors import JobFailed, UserError
+from enecg.names import is_store_file
 from enecg.progress import say
 from enecg.records.labels import list_of
 from enecg.records.shard_file import shard_name
-from enecg.records.store import DESCRIPTION, INDEX, REJECTED, RELABELLED, UNFINISHED
+from enecg.records.store import DESCRIPTION, FORMAT, RELABELLED, UNFINISHED
 from enecg.storage import Folder
 
 _ARGUMENTS, _OUTCOMES = f"{UNFINISHED}/arguments.json", f"{UNFINISHED}/outcomes"
 _READ_AT_ONCE = 16
+_CLEARING = "clearing"
+"""In the arguments: an old store is being removed, the new one's are not there yet."""
 
 OUTCOME_SCHEMA = pa.schema(
     [
@@ -103,14 +108,13 @@ def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:
         raise UserError(f"--output {store.uri}: is a file; give a folder")
     names, unfinished = store.names(), _unfinished_arguments(store)
     if overwrite:
-        # dataset.json goes first: without it nothing takes the rest for a store.
-        for name in (DESCRIPTION, _ARGUMENTS, INDEX, REJECTED, RELABELLED, UNFINISHED):
-            store.remove(name)
-        for name in names:
-            if name.startswith("shard-") and name.endswith(".parquet"):
-                store.remove(name)
-        remove_half_written(store)
+        _clear(store, names, unfinished is not None)
     elif unfinished is not None:
+        if unfinished.get(_CLEARING):
+            raise UserError(
+                f"--output {store.uri}: an earlier --overwrite was stopped here while it removed "
+                "the old store; add --overwrite to go on"
+            )
         differing = [key for key in arguments if unfinished.get(key) != arguments[key]]
         if differing:
             said = ", ".join(
@@ -138,11 +142,57 @@ def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:
     return mine
 
 
-def _unfinished_arguments(store: Folder) -> dict[str, Any] | None:
+def _clear(store: Folder, names: Sequence[str], is_unfinished: bool) -> None:
+    """Remove the files of a store of this program's; others in its folder stay.
+
+    Until the last one is gone, `_ARGUMENTS` says whose they are.
+    """
+    own = [n for n in names if is_store_file(n) or n in (DESCRIPTION, RELABELLED, UNFINISHED)]
+    if not own:
+        return
+    if not is_unfinished and not _is_finished(store):
+        raise UserError(
+            f"--output {store.uri}: holds {own[0]!r}, but nothing says that it is a record store "
+            "of this program's; give another folder, or move it away"
+        )
+    said = {_CLEARING: True, "enecg": enecg.__version__, "owner": secrets.token_hex(16)}
+    store.write(_ARGUMENTS, json.dumps(said).encode())
+    # dataset.json goes first: without it nothing takes the rest for a store.
+    for name in (DESCRIPTION, _OUTCOMES, *(n for n in own if n not in (DESCRIPTION, UNFINISHED))):
+        store.remove(name)
+    remove_half_written(store)
+
+
+def _is_finished(store: Folder) -> bool:
+    """Whether a folder's description is that of a record store, of whatever version."""
     try:
-        found: dict[str, Any] = json.loads(store.read(_ARGUMENTS))
+        return bool(json.loads(store.read(DESCRIPTION))["format"] == FORMAT)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _unfinished_arguments(store: Folder) -> dict[str, Any] | None:
+    """What a conversion that was stopped here was to make.
+
+    Raises
+    ------
+    UserError
+        There is a folder of the name that such a conversion uses, but it is something else's.
+    """
+    try:
+        found = json.loads(store.read(_ARGUMENTS))
     except FileNotFoundError:
-        return None
+        inside = store.below(UNFINISHED).names()
+        if all(fnmatch(name, ".arguments.json.*.tmp") for name in inside):
+            return None
+        found = None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "owner" not in found:
+        raise UserError(
+            f"--output {store.uri_of(UNFINISHED)}: was not made by this program, which keeps "
+            "unfinished work under that name; move it away, or give another folder"
+        )
     return found
 
 
@@ -172,6 +222,6 @@ def read_outcomes(store: Folder, shards: Sequence[int]) -> pa.Table:
 def remove_half_written(store: Folder) -> None:
     """Remove what a kill in the middle of a write left; object storage knows no such thing."""
     for name in store.names():
-        ours = fnmatch(name, ".*.parquet.*.tmp") or fnmatch(name, f".{DESCRIPTION}.*.tmp")
-        if ours:
+        half = re.fullmatch(r"\.(.+)\.\d+\.tmp", name)
+        if half and (half[1] == DESCRIPTION or is_store_file(half[1])):
             store.remove(name)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from enecg.errors import UserError, one_line
 from enecg.files import sha256_of_file
+from enecg.names import is_store_file, shown
 from enecg.signals import to_millivolts
 from enecg.storage import Folder, Place
 
@@ -100,7 +101,10 @@ class RecordStore:
         folder = place if isinstance(place, Folder) else Folder.at(place)
         open_description(folder)
         try:
-            return cls(folder)
+            store = cls(folder)
+            if strange := set(store.index["shard"]) - set(store.shards):
+                raise OSError(f"{INDEX} names {shown(strange.pop())}, which is none of its files")
+            return store
         except (OSError, pa.ArrowException) as error:
             raise UserError(
                 f"{folder.uri}: this record store is damaged: {one_line(error)}; "
@@ -197,25 +201,29 @@ def open_description(folder: Folder) -> dict[str, Any]:
     UserError
         No store there, an unfinished one, or one of a newer format.
     """
-    shown = folder.uri
+    where = folder.uri
     try:
         names = folder.names()
         if UNFINISHED in names and DESCRIPTION not in names:
-            raise UserError(f"{shown}: this record store is unfinished; run its convert.py again")
+            raise UserError(f"{where}: this record store is unfinished; run its convert.py again")
         if DESCRIPTION not in names:
             raise UserError(
-                f"{shown}: no record store here (no {DESCRIPTION}); convert.py makes one"
+                f"{where}: no record store here (no {DESCRIPTION}); convert.py makes one"
             )
         found: dict[str, Any] = json.loads(folder.read(RecordStore.place_in(folder, DESCRIPTION)))
         known = found["format"] == FORMAT and found["format_version"] == FORMAT_VERSION
     except OSError as error:
-        raise UserError(f"{shown}: {one_line(error)}") from None
+        raise UserError(f"{where}: {one_line(error)}") from None
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
         raise UserError(
             f"{folder.uri_of(DESCRIPTION)}: not a record store of format version {FORMAT_VERSION}"
         )
+    files = found.get("files")
+    if not isinstance(files, dict) or (strange := [n for n in files if not is_store_file(n)]):
+        named = f"lists {shown(strange[0])}" if isinstance(files, dict) else "lists no files"
+        raise UserError(f"{folder.uri_of(DESCRIPTION)}: {named}: not this program's record store")
     return found
 
 

@@ -9,7 +9,7 @@ about medicine.
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,13 +21,16 @@ import numpy.typing as npt
 import pandas as pd
 import wfdb
 
-from enecg.errors import UserError
+from enecg.errors import JobFailed, UserError, one_line
 from enecg.files import write_text
+from enecg.ownership import MARK, check_free, mark, remove_own, restore, swap
+from enecg.paths import on_disk
 from enecg.progress import counting
 from enecg.records.synthetic_beats import Patient, simulate
 from enecg.signals import LEADS, SAMPLING_RATE_HZ
 
 RECORDS, LABELS = "records", "labels.csv"
+_FILE = re.compile(r"syn\d{5,}\.(hea|dat)")
 _GAIN = 1000.0
 # Share and heart rates (per minute) of each rhythm.
 _RHYTHMS = {
@@ -74,7 +77,7 @@ def write_synthetic_cohort(
     seed : int
         The same seed gives the same bytes.
     overwrite : bool
-        Replace a cohort that is there.
+        Replace a cohort that is there; the new one is written beside it first.
 
     Returns
     -------
@@ -84,17 +87,43 @@ def write_synthetic_cohort(
     Raises
     ------
     UserError
-        No records asked for, or the folder holds something and ``overwrite`` is not given.
+        No records asked for, or the folder holds a cohort and ``overwrite`` is not given, or it
+        holds anything else.
     """
-    folder = Path(folder)
+    folder = on_disk("FOLDER", folder)
     if n_records < 1:
         raise UserError(f"--records {n_records}: give at least 1")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise UserError(f"{folder}: is not empty; give another folder, or add --overwrite")
-        shutil.rmtree(folder / RECORDS, ignore_errors=True)
-        (folder / LABELS).unlink(missing_ok=True)
-    (folder / RECORDS).mkdir(parents=True, exist_ok=True)
+    restore(folder)
+    check_free("FOLDER", folder, "cohort")
+    found = [*folder.iterdir(), *(folder / RECORDS).glob("*")] if folder.exists() else []
+    if found and not overwrite:
+        raise UserError(f"{folder}: is not empty; give another folder, or add --overwrite")
+    for path in found:
+        if path.name not in (RECORDS, LABELS, MARK) and not _FILE.fullmatch(path.name):
+            raise UserError(
+                f"{path}: is no part of the cohort, and would be lost; move it away, or give "
+                "another folder"
+            )
+    here = folder.absolute()
+    building = here.with_name(f".{here.name}.building") if found else here
+    try:
+        if found:
+            remove_own(building, "cohort")
+        mark(building, "cohort")
+        _make(building, n_records, seed)
+        if found:
+            swap(building, here, "cohort")
+    except OSError as error:
+        raise JobFailed(
+            f"{folder}: cannot be written ({one_line(error)}); is the disk full? A cohort that was "
+            "there is kept"
+        ) from error
+    return folder / LABELS
+
+
+def _make(folder: Path, n_records: int, seed: int) -> None:
+    """Write recordings and labels to a folder."""
+    (folder / RECORDS).mkdir()
     plans = list(_plans(n_records, seed))
     intervals: list[float] = []
     with counting("simulate", n_records) as progress:
@@ -113,7 +142,6 @@ def write_synthetic_cohort(
         }
     )
     write_text(folder / LABELS, table.to_csv(index=False))
-    return folder / LABELS
 
 
 def _plans(n_records: int, seed: int) -> Iterator[Plan]:

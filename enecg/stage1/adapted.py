@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from enecg import experts
 from enecg.config import ExpertSettings
+from enecg.errors import one_line
 from enecg.experts.contract import Expert
 from enecg.files import read_json, replacing, write_json
 from enecg.stage1.heads import Head
@@ -113,8 +115,7 @@ def save_adapted(folder: Path, adapted: dict[str, AdaptedExpert]) -> None:
                 entry["options"] = model.backbone.options
             entries.append(entry)
         description[key] = {"head_kind": expert.head_kind, "models": entries}
-    with replacing(folder / TENSORS) as temporary:
-        save_file(tensors, temporary)
+    save_tensors(folder / TENSORS, tensors)
     write_json(folder / DESCRIPTION, description)
 
 
@@ -187,10 +188,23 @@ def backbone_with_lora(name: str, settings: ExpertSettings) -> Expert:
 
 def save_outputs(path: Path, outputs: dict[str, np.ndarray]) -> None:
     """Write arrays by task name, as safetensors."""
+    tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in outputs.items()}
+    save_tensors(path, tensors)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors by name, as safetensors.
+
+    Raises
+    ------
+    OSError
+        They cannot be written: a full disk, say.
+    """
     with replacing(path) as temporary:
-        save_file(
-            {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in outputs.items()}, temporary
-        )
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            raise OSError(f"{path}: {one_line(error)}") from error
 
 
 def load_outputs(path: Path) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enecg.config import Stage1Settings
 from enecg.errors import UserError, did_you_mean
-from enecg.spaces import Chance, Source, corners, draw
+from enecg.spaces import Chance, Source, corners, draw, place_of_space
 
 
 class HeadChoice(BaseModel):
@@ -56,7 +56,7 @@ def head_choices(settings: Stage1Settings, seed: int) -> list[HeadChoice]:
     choices = [papers_head(settings)]
     if settings.head_trials == 0:
         return choices
-    path, known = Path(settings.head_space), list(HeadChoice.model_fields)
+    path, known = Path(place_of_space(settings.head_space)), list(HeadChoice.model_fields)
     where = f"stage1.head_space: {path}"
     try:
         space = yaml.safe_load(path.read_text(encoding="utf-8"))

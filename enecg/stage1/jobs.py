@@ -22,6 +22,7 @@ from enecg.errors import JobFailed, UserError, last_line
 from enecg.experiment import Experiment
 from enecg.experts.contract import Expert
 from enecg.files import fingerprint, read_json
+from enecg.ownership import claim
 from enecg.progress import say, show
 from enecg.run_folder import begin, facts_of, finish, is_done
 from enecg.stage1.board import Board, watch
@@ -159,6 +160,7 @@ def train_experts(experiment: Experiment) -> None:
         return
     show(plan)
     places = [Path(config.run_dir), config.features_dir]
+    claim("features", config.features_dir, "features")
     check_shared(*places, *([] if experiment.store.folder.remote else [experiment.store.path]))
     failures: dict[str, str] = {}
     datasets: dict[str, Any] = {}

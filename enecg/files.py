@@ -23,11 +23,16 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(written: Path, path: Path) -> None:
+    """Flush a written file to the disk, then rename it."""
+    with open(written, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(written, path)
 
 
 def write_text(path: Path, text: str) -> None:

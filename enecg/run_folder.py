@@ -1,20 +1,29 @@
 """The run folder: which stages are done, for which settings, and who is at work in it.
 
 A finished piece of work is a folder with a ``done.json`` that carries the fingerprint of all it
-depends on. The same fingerprint: the work is kept. Another one: it is redone, and nothing else.
+depends on, and the SHA-256 of what it left. The same fingerprint: the work is kept. Another one, or
+a file that is not what it was: it is redone, and nothing else.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from enecg.checked_files import (
+    DamagedFile,
+    first_damaged,
+    read_sealed_json,
+    sha256_once,
+    write_sealed_json,
+)
 from enecg.errors import UserError
-from enecg.files import read_json, write_json
+from enecg.progress import say
 
 DONE, STARTED = "done.json", "started.json"
 
@@ -40,26 +49,58 @@ def claimed(run_dir: Path) -> Iterator[None]:
 
 
 def is_done(folder: Path, fingerprint: str) -> bool:
-    """Whether a piece of work with this fingerprint is finished in the folder."""
-    path = folder / DONE
-    return path.exists() and read_json(path)["fingerprint"] == fingerprint
+    """Whether a piece of work with this fingerprint is finished in the folder, and whole.
+
+    If a file is not what it was, a line says so, and the work counts as not done.
+    """
+    try:
+        facts = read_sealed_json(folder / DONE)
+    except FileNotFoundError:
+        return False
+    except DamagedFile as error:
+        say(f"{error.place} {error.problem}: this work is done again")
+        return False
+    if facts["fingerprint"] != fingerprint:
+        return False
+    if (name := first_damaged(folder, facts["files"])) is not None:
+        place = os.path.normpath(folder / name)
+        say(f"{place} is damaged or gone (its SHA-256 is in {DONE}): this work is done again")
+    return name is None
 
 
 def begin(folder: Path, fingerprint: str) -> None:
     """Make the folder ready for work; what another fingerprint left there is removed."""
     started = folder / STARTED
-    if not started.exists() or read_json(started)["fingerprint"] != fingerprint:
+    try:
+        same = read_sealed_json(started)["fingerprint"] == fingerprint
+    except FileNotFoundError:
+        same = False
+    except DamagedFile as error:
+        say(f"{error.place} {error.problem}: this work is begun anew")
+        same = False
+    if not same:
         (folder / DONE).unlink(missing_ok=True)  # first: half removed, it must not pass for done
         shutil.rmtree(folder, ignore_errors=True)
-        write_json(started, {"fingerprint": fingerprint})
+        write_sealed_json(started, {"fingerprint": fingerprint})
 
 
-def finish(folder: Path, fingerprint: str, **facts: Any) -> None:
-    """Mark the work in the folder as finished, with facts about it (seconds, memory, …)."""
-    write_json(folder / DONE, {"fingerprint": fingerprint, **facts})
+def finish(folder: Path, fingerprint: str, files: Iterable[str] = (), **facts: Any) -> None:
+    """Mark the work in the folder as finished, with facts about it (seconds, memory, …).
+
+    Parameters
+    ----------
+    folder : Path
+    fingerprint : str
+    files : iterable of str
+        Names, relative to the folder, of what the work has left: their SHA-256 is kept, and
+        `is_done` compares.
+    """
+    digests = {name: sha256_once(folder / name) for name in files}
+    write_sealed_json(folder / DONE, {"fingerprint": fingerprint, "files": digests, **facts})
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
     """Return the facts that `finish` wrote."""
-    facts: dict[str, Any] = read_json(folder / DONE)
+    facts = read_sealed_json(folder / DONE)
+    del facts["files"]
     return facts

@@ -6,7 +6,7 @@ All of it lies in the folder ``.unfinished`` of the store and is removed, the ar
 
 from __future__ import annotations
 
-import json
+import hashlib
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from enecg.checked_files import DamagedFile, parse_sealed_json, sealed_json
 from enecg.errors import JobFailed, UserError
 from enecg.progress import say
 from enecg.records.labels import list_of
@@ -73,7 +74,7 @@ class Claim:
             Another job has taken it over, finished or removed it.
         """
         try:
-            held = json.loads(self.store.read(_ARGUMENTS))["owner"] == self.owner
+            held = _read_arguments(self.store)["owner"] == self.owner
         except FileNotFoundError:
             held = False
         if not held:
@@ -134,16 +135,24 @@ def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:
             "or add --overwrite to put one there (other files in it stay)"
         )
     mine = Claim(store, secrets.token_hex(16))
-    store.write(_ARGUMENTS, json.dumps({**arguments, "owner": mine.owner}, indent=2).encode())
+    store.write(_ARGUMENTS, sealed_json({**arguments, "owner": mine.owner}))
     return mine
 
 
 def _unfinished_arguments(store: Folder) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(store.read(_ARGUMENTS))
+        return _read_arguments(store)
     except FileNotFoundError:
         return None
-    return found
+
+
+def _read_arguments(store: Folder) -> dict[str, Any]:
+    try:
+        return parse_sealed_json(store.read(_ARGUMENTS), store.uri_of(_ARGUMENTS))
+    except DamagedFile as error:
+        raise JobFailed(
+            f"{error.place} {error.problem}; add --overwrite to start this store afresh"
+        ) from None
 
 
 def outcome_name(shard: int) -> str:
@@ -158,12 +167,32 @@ def shards_to_do(store: Folder, shards: int) -> list[int]:
     return [n for n, name in enumerate(names) if name not in files or name not in outcomes]
 
 
+def write_outcomes(store: Folder, shard: int, outcomes: pa.Table) -> None:
+    """Write what became of a shard's records: the SHA-256 of what follows (32 bytes), Parquet."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(outcomes, sink, compression="zstd")
+    content = sink.getvalue().to_pybytes()
+    store.write(outcome_name(shard), hashlib.sha256(content).digest() + content)
+
+
 def read_outcomes(store: Folder, shards: Sequence[int]) -> pa.Table:
-    """Read the outcomes of shards, in order."""
+    """Read the outcomes of shards, in order.
+
+    Raises
+    ------
+    DamagedFile
+        A file is not what `write_outcomes` wrote.
+    """
 
     def read(shard: int) -> pa.Table:
-        with store.open(outcome_name(shard)) as file:
-            return pq.read_table(file, use_threads=False)
+        content = store.read(outcome_name(shard))
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise DamagedFile(
+                store.uri_of(outcome_name(shard)),
+                "is damaged (it does not begin with its SHA-256)",
+                "remove it: the same command then converts that shard again",
+            )
+        return pq.read_table(pa.BufferReader(content[32:]), use_threads=False)
 
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
         return pa.concat_tables([OUTCOME_SCHEMA.empty_table(), *pool.map(read, shards)])

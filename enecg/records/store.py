@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +17,13 @@ import pyarrow.parquet as pq
 from enecg.checked_files import DamagedFile
 from enecg.errors import UserError, one_line
 from enecg.files import sha256_of_file
-from enecg.progress import say
 from enecg.records.description import DESCRIPTION as DESCRIPTION
 from enecg.records.description import FORMAT as FORMAT
 from enecg.records.description import FORMAT_VERSION as FORMAT_VERSION
 from enecg.records.description import INDEX as INDEX
 from enecg.records.description import REJECTED as REJECTED
 from enecg.records.description import parse_description
+from enecg.records.shard_check import check_shards, damaged
 from enecg.signals import to_millivolts
 from enecg.storage import Folder, Place
 
@@ -38,8 +35,6 @@ UNFINISHED = ".unfinished"
 RELABELLED = ".relabelled"
 """Folder with a new index and description on their way into the store: what is there counts."""
 SIGNAL_COLUMNS = ("record_id", "signal", "gain", "baseline")
-_CHECKED_AT_ONCE = 16  # shards in object storage
-_WORTH_TELLING = 1.0  # seconds
 
 
 def decode(
@@ -147,15 +142,14 @@ class RecordStore:
         """
         content = self.folder.read(self.place_in(self.folder, name))
         if hashlib.sha256(content).hexdigest() != self.description["files"][name]:
-            raise self._damaged(name)
+            raise damaged(self.folder, name)
         return pq.read_table(pa.BufferReader(content))
 
     def check_shards(self, shards: Collection[str] | None = None) -> None:
-        """Compare shards with their SHA-256, in parallel; what this process has compared counts.
+        """Compare shards with their SHA-256, each once per process unless it changes.
 
-        A shard is read again only if its size, time or inode has changed since (in object
-        storage: its size, time or tag). `dataset` and `signals` call this, in the process that
-        calls them; workers that read afterwards, on other machines perhaps, do not repeat it.
+        `dataset` and `signals` call this, in the process that calls them; workers that read
+        afterwards, on other machines perhaps, do not repeat it.
 
         Parameters
         ----------
@@ -167,39 +161,10 @@ class RecordStore:
         DamagedFile
             A shard is gone, is not what it was, or has other rows than the index says.
         """
-        names = [name for name in self.shards if shards is None or name in shards]
-        rows_of = Counter(self.index["shard"])
-        at_once = _CHECKED_AT_ONCE if self.folder.remote else os.cpu_count() or 1
-        started = time.monotonic()
-        with ThreadPoolExecutor(at_once) as pool:
-            sizes = [*pool.map(lambda name: self._check_shard(name, rows_of[name]), names)]
-        if (seconds := time.monotonic() - started) >= _WORTH_TELLING:
-            say(f"checked {sum(sizes) / 1e9:.2f} GB of signals in {seconds:.1f} s: all whole")
-
-    def _check_shard(self, name: str, rows: int) -> int:
-        """Return a shard's size in bytes, once it has been found whole."""
-        try:
-            if self.folder.sha256_once(name) != self.description["files"][name]:
-                raise self._damaged(name)
-            with self.folder.open(name) as file:
-                found = pq.read_metadata(file).num_rows
-                size = file.seek(0, os.SEEK_END)
-        except FileNotFoundError:
-            raise self._damaged(name, "is gone") from None
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(name, f"cannot be read ({one_line(error)})") from None
-        if found != rows:
-            raise self._damaged(name, f"has {found} rows, {INDEX} says {rows}")
-        return size
-
-    def _damaged(
-        self, name: str, problem: str = f"is damaged (its SHA-256 is not that in {DESCRIPTION})"
-    ) -> DamagedFile:
-        return DamagedFile(
-            self.folder.uri_of(name),
-            problem,
-            "bring the file back, or make the record store again",
-        )
+        rows = Counter(self.index["shard"])
+        files = self.description["files"]
+        wanted = {name: files[name] for name in self.shards if shards is None or name in shards}
+        check_shards(self.folder, wanted, rows)
 
     def _check_counts(self) -> None:
         """Refuse an index or a list of rejects that contradicts the description."""
@@ -209,11 +174,13 @@ class RecordStore:
             (REJECTED, self.rejected, "rejected"),
         ):
             if len(table) != counts[word]:
-                raise self._damaged(
-                    name, f"has {len(table)} rows, {DESCRIPTION} says {counts[word]}"
+                raise damaged(
+                    self.folder, name, f"has {len(table)} rows, {DESCRIPTION} says {counts[word]}"
                 )
         if strange := set(self.index["shard"].unique()) - set(self.shards):
-            raise self._damaged(INDEX, f"names a shard that {DESCRIPTION} does not: {min(strange)}")
+            raise damaged(
+                self.folder, INDEX, f"names a shard that {DESCRIPTION} does not: {min(strange)}"
+            )
 
     @property
     def shards(self) -> list[str]:

@@ -28,10 +28,18 @@ from enecg.checked_files import (
     write_sealed_json,
 )
 from enecg.checked_tensors import read_tensors, write_tensors
-from enecg.errors import UserError
+from enecg.errors import JobFailed, UserError
 from enecg.gate.search import drop_damaged
+from enecg.gate.studies import STUDIES, drop_damaged_studies, note_studies
 from enecg.records.canonical import CanonicalRecord
 from enecg.records.finish import write_description
+from enecg.records.parts import (
+    OUTCOME_SCHEMA,
+    claim,
+    outcome_name,
+    read_outcomes,
+    write_outcomes,
+)
 from enecg.records.shard_file import write_shard
 from enecg.records.store import DESCRIPTION, INDEX, REJECTED, RecordStore, write_table
 from enecg.records.verify import verify
@@ -42,6 +50,7 @@ from enecg.stage1.feature_store import FeatureStore
 from enecg.storage import Folder
 from models import bundle
 from problems import AGE
+from s3_server import s3_server, upload
 
 RECORDS = [f"r{number}" for number in range(6)]
 
@@ -437,3 +446,67 @@ def test_what_an_interrupted_search_left_damaged_is_removed_aloud(
     assert [path.exists() for path in (*places, whole)] == [False, False, True]
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2 and all("it is removed, and computed again" in line for line in told)
+
+
+def test_a_damaged_journal_of_studies_is_begun_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drop_damaged_studies(tmp_path)
+    journal = tmp_path / STUDIES
+    journal.write_bytes(b'{"value": 0.25}\n' * 20)
+    note_studies(tmp_path)
+    content, known = journal.read_bytes(), (tmp_path / "optuna.json").read_bytes()
+    journal.write_bytes(content + b"later")  # trials that were running when a kill came
+    drop_damaged_studies(tmp_path)
+    assert journal.exists() and capsys.readouterr().err == ""
+    for name, whole in ((STUDIES, content), ("optuna.json", known)):
+        for bit in bits(whole, 50):
+            journal.write_bytes(content)
+            (tmp_path / "optuna.json").write_bytes(known)
+            (tmp_path / name).write_bytes(flipped(whole, bit))
+            drop_damaged_studies(tmp_path)
+            assert not journal.exists() and "begin anew" in capsys.readouterr().err
+    journal.write_bytes(content)
+    (tmp_path / "optuna.json").unlink(missing_ok=True)
+    drop_damaged_studies(tmp_path)
+    assert not journal.exists()
+
+
+def test_what_an_unfinished_conversion_left_damaged_is_told(tmp_path: Path) -> None:
+    store = Folder.at(tmp_path / "store")
+    claim(store, {"source": "wfdb"}, overwrite=False)
+    path = tmp_path / "store" / ".unfinished" / "arguments.json"
+    every_flip_is_told_as_failure(path, lambda: claim(store, {"source": "wfdb"}, overwrite=False))
+    claim(store, {"source": "wfdb"}, overwrite=False).check()
+    outcomes = OUTCOME_SCHEMA.empty_table()
+    write_outcomes(store, 3, outcomes)
+    assert read_outcomes(store, [3]).equals(outcomes)
+    path = tmp_path / "store" / outcome_name(3)
+    every_flip_is_told(path, lambda: read_outcomes(store, [3]), count=100)
+
+
+def every_flip_is_told_as_failure(path: Path, read: Callable[[], Any]) -> None:
+    content = path.read_bytes()
+    for bit in bits(content, 100):
+        path.write_bytes(flipped(content, bit))
+        with pytest.raises(JobFailed, match=r"arguments\.json .*; add --overwrite to start"):
+            read()
+    path.write_bytes(content)
+
+
+def test_in_object_storage_a_shard_is_checked_by_its_content(store: Path) -> None:
+    with s3_server() as bucket:
+        upload(store, f"{bucket}/store")
+        opened = RecordStore.open(f"{bucket}/store")
+        opened.check_shards()
+        shard = opened.shards[1]
+        content = opened.folder.read(shard)
+        opened.folder.write(shard, flipped(content, 4 * len(content)))
+        with pytest.raises(DamagedFile, match=rf"{shard} is damaged"):
+            opened.check_shards()
+        opened.folder.remove(shard)
+        with pytest.raises(DamagedFile, match=rf"{shard} is gone"):
+            next(iter(opened.signals([RECORDS[-1]])))
+        opened.folder.write(INDEX, opened.folder.read(REJECTED))
+        with pytest.raises(UserError, match=r"index\.parquet is damaged"):
+            RecordStore.open(f"{bucket}/store")

@@ -24,8 +24,9 @@ from enecg.files import fingerprint, replacing
 from enecg.gate.features import load_features
 from enecg.gate.network import gate_view
 from enecg.gate.space import GateChoice, Space, plain_choices
+from enecg.gate.studies import STUDIES, drop_damaged_studies
 from enecg.gate.trial import Arrays
-from enecg.gate.tuning import OBJECTIVE, STUDIES, TUNE, Trial, run_given, run_optuna, trial_losses
+from enecg.gate.tuning import OBJECTIVE, TUNE, Trial, run_given, run_optuna, trial_losses
 from enecg.progress import counting, say
 from enecg.records.store import RecordStore, decode
 from enecg.run_folder import begin, finish, is_done
@@ -127,6 +128,7 @@ def drop_damaged(folder: Path) -> None:
         except DamagedFile as error:
             say(f"{error.place} {error.problem}; it is removed, and computed again")
             (folder / name).unlink()
+    drop_damaged_studies(folder)
 
 
 def _kept(folder: Path) -> list[str]:

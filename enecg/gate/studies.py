@@ -1,7 +1,7 @@
 """Optuna's journal of a search, checked before a search goes on with it.
 
-The journal only grows. Whenever a trial has ended, its length and SHA-256 are kept beside it; what
-was written later is about trials that had not ended, which are tried again anyway.
+The journal only grows. Whenever a trial has ended, its length and SHA-256 are kept beside it. What
+was written later is about trials that had not ended: it is cut off, and others are tried instead.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 from enecg.checked_files import DamagedFile, read_sealed_json, write_sealed_json
+from enecg.files import replacing
 from enecg.progress import say
 
 STUDIES = "optuna.log"
@@ -24,7 +25,10 @@ def note_studies(folder: Path) -> None:
 
 
 def drop_damaged_studies(folder: Path) -> None:
-    """Remove a journal that is not what it was, or of which nothing is known; a line says so."""
+    """Leave of a journal what is known to be right.
+
+    One that is not what it was, or of which nothing is known, is removed; a line says so.
+    """
     journal = folder / STUDIES
     if not journal.exists():
         return
@@ -32,6 +36,8 @@ def drop_damaged_studies(folder: Path) -> None:
         known = read_sealed_json(folder / _KNOWN)
         content = journal.read_bytes()[: known["bytes"]]
         if hashlib.sha256(content).hexdigest() == known["journal"]:
+            with replacing(journal) as temporary:
+                temporary.write_bytes(content)
             return
         problem = f"is damaged (its SHA-256 is not that in {_KNOWN})"
     except FileNotFoundError:

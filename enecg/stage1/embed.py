@@ -60,7 +60,8 @@ class Decoder:
         self.wanted = None
         if only is not None:
             records, features = only
-            self.wanted = missing(RecordStore.open(records).index, features.keys())
+            there = features.keys(compared=True)  # by the driver, before it started this
+            self.wanted = missing(RecordStore.open(records).index, there)
         self.expert = None
         if prepare_with is not None:
             name, options = prepare_with
@@ -201,8 +202,8 @@ def _set_right(features: FeatureStore, name: str) -> None:
     """Remove parts that are not what they were: their features are computed again."""
     for part in features.damaged():
         say(
-            f"{name}: {part} is damaged (its SHA-256 is not the one in its name); it is removed, "
-            "and its features are computed again"
+            f"{name}: {part} is damaged (it cannot be read, or its SHA-256 is not the one in its "
+            "name); it is removed, and its features are computed again"
         )
         part.unlink(missing_ok=True)
     if unchecked := len(features.unchecked()):

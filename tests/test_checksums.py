@@ -191,6 +191,7 @@ def test_a_file_changed_a_moment_ago_is_read_again(tmp_path: Path) -> None:
     assert sha256_once(path) != first
 
 
+@pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -217,9 +218,13 @@ def test_a_file_changed_a_moment_ago_is_read_again(tmp_path: Path) -> None:
     ],
 )
 def test_a_description_that_no_store_has_is_refused_in_one_line(
-    change: dict[str, Any], told: str, store: Path
+    change: dict[str, Any], told: str, sealed: bool, store: Path
 ) -> None:
-    redescribed(store, **change)
+    if sealed:
+        redescribed(store, **change)
+    else:
+        found = json.loads((store / DESCRIPTION).read_text())
+        (store / DESCRIPTION).write_text(json.dumps(found | change))
     for opening in (RecordStore.open, verify):
         with pytest.raises(UserError, match=told) as caught:
             opening(store)

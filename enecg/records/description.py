@@ -69,13 +69,6 @@ def parse_description(content: bytes, place: str) -> dict[str, Any]:
         version = None
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise UserError(f"{place}: not a record store of format version {FORMAT_VERSION}")
-    if version > 1 or KEY in found:
-        try:
-            found = parse_sealed_json(content, place)
-        except DamagedFile as error:
-            raise UserError(
-                f"{place} {error.problem}: bring the file back, or make the record store again"
-            ) from None
     try:
         _Description.model_validate(found)
     except (ValidationError, RecursionError) as error:
@@ -88,6 +81,13 @@ def parse_description(content: bytes, place: str) -> dict[str, Any]:
             f"{place}: counts: {counts['accepted']} accepted and {counts['rejected']} rejected "
             f"records are not the {counts['listed']} listed"
         )
+    if version > 1 or KEY in found:
+        try:
+            return parse_sealed_json(content, place)
+        except DamagedFile as error:
+            raise UserError(
+                f"{place} {error.problem}: bring the file back, or make the record store again"
+            ) from None
     return dict(found)
 
 

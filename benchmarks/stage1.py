@@ -31,7 +31,8 @@ SHARD = 1000
 
 def make_store(folder: Path, n: int) -> Path:
     """A record store of ``n`` records that costs little to make."""
-    from enecg.files import sha256_of_file, write_json
+    from enecg.checked_files import read_sealed_json, write_sealed_json
+    from enecg.files import sha256_of_file
     from enecg.records.convert import convert
     from enecg.records.shard_file import ROW_GROUP, shard_name
     from enecg.records.store import DESCRIPTION, INDEX, REJECTED
@@ -68,8 +69,11 @@ def make_store(folder: Path, n: int) -> Path:
                              "gain.list.element": "PLAIN", "baseline.list.element": "PLAIN"},
         )  # fmt: skip
         files[path.name] = sha256_of_file(path)
-    description = json.loads((seed / DESCRIPTION).read_text())
-    write_json(folder / DESCRIPTION, description | {"files": files})
+    files |= {name: sha256_of_file(folder / name) for name in (INDEX, REJECTED)}
+    description = read_sealed_json(seed / DESCRIPTION)
+    counts = description["counts"] | {"accepted": n}
+    counts["listed"] = n + counts["rejected"]
+    write_sealed_json(folder / DESCRIPTION, description | {"files": files, "counts": counts})
     return folder
 
 

@@ -7,23 +7,34 @@
     <bundle>/gates.safetensors
     <bundle>/features.safetensors        where gates see experts' features: how those are reduced
     <bundle>/experts/<name>/models.*     heads, and backbones where those were trained
+
+``bundle.json`` carries its own SHA-256 and lists that of every file that is read; `Bundle.load`
+compares. The card is for people, who may add to it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from enecg import __version__
+from enecg.checked_files import (
+    KEY,
+    DamagedFile,
+    first_damaged,
+    parse_sealed_json,
+    write_sealed_json,
+)
+from enecg.checked_tensors import read_tensors, write_tensors
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
-from enecg.files import read_json, write_json, write_text
+from enecg.files import sha256_of_file, write_text
 from enecg.gate.calibration import Calibration
 from enecg.gate.ensemble import GateEnsemble
 from enecg.gate.features import PARTS, Reduction
@@ -31,22 +42,25 @@ from enecg.gate.network import Gates, initial
 from enecg.gate.space import GateChoice
 from enecg.names import check_name
 from enecg.ownership import MARK, check_free, mark, remove_own, standing, swap
+from enecg.progress import say
+from enecg.stage1.adapted import DESCRIPTION as MODELS
 from enecg.stage1.adapted import (
+    TENSORS,
     AdaptedExpert,
     load_adapted,
     load_outputs,
     save_adapted,
     save_outputs,
-    save_tensors,
 )
 from enecg.tasks import Task
 
 FORMAT = "enecg-bundle"
-FORMAT_VERSION = 4
+FORMAT_VERSION, WITHOUT_CHECKSUMS = 5, 4
+"""The version that is written, and an earlier one that is read as well."""
 MODEL_KEY = "model"
 _UNREADABLE = (
-    OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
-    UserError,
+    OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, UserError,
+    DamagedFile,
 )  # fmt: skip
 """What reading a damaged bundle may raise; pydantic's errors are ValueErrors."""
 
@@ -109,11 +123,11 @@ class Bundle:
         for name, (_, adapted) in self.experts.items():
             save_adapted(building / "experts" / name, {MODEL_KEY: adapted})
         tensors = {
-            f"{member}/{name}": tensor.contiguous()
+            f"{member}/{name}": tensor
             for member, (_, gates) in enumerate(self.ensemble.members)
             for name, tensor in gates.parameters.items()
         }
-        save_tensors(building / "gates.safetensors", tensors)
+        write_tensors(building / "gates.safetensors", tensors)
         if self.reductions:
             save_outputs(
                 building / "features.safetensors",
@@ -123,7 +137,8 @@ class Bundle:
                     for part in PARTS
                 },
             )
-        write_json(
+        files = [p for p in sorted(building.rglob("*")) if p.is_file() and p.name != MARK]
+        write_sealed_json(
             building / "bundle.json",
             {
                 "format": FORMAT,
@@ -148,6 +163,7 @@ class Bundle:
                 "calibration": self.ensemble.calibration.dump(),
                 "fingerprints": self.fingerprints,
                 "provenance": dict(self.provenance),
+                "files": {p.relative_to(building).as_posix(): sha256_of_file(p) for p in files},
             },
         )
         if self.card:
@@ -173,19 +189,37 @@ class Bundle:
         folder = standing(Path(folder))
         path = folder / "bundle.json"
         try:
-            description = read_json(path)
+            content = path.read_bytes()
+            description = json.loads(content)
             version = (description["format"], description["format_version"])
         except FileNotFoundError:
             raise UserError(f"{folder}: no bundle here (no bundle.json)") from None
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f"{path}: not a bundle's description") from None
-        if version != (FORMAT, FORMAT_VERSION):
-            raise UserError(f"{path}: format {version}; this version reads {FORMAT_VERSION}")
+        if version not in ((FORMAT, FORMAT_VERSION), (FORMAT, WITHOUT_CHECKSUMS)):
+            raise UserError(
+                f"{path}: format {version}; this version reads {WITHOUT_CHECKSUMS} and "
+                f"{FORMAT_VERSION}"
+            )
         try:
+            checked = version[1] == FORMAT_VERSION or KEY in description or "files" in description
+            if checked:
+                description = parse_sealed_json(content, path)
+                read = _files_read(description, every_expert)
+                digests = {name: description["files"][name] for name in read}
+                if (name := first_damaged(folder, digests)) is not None:
+                    raise DamagedFile(folder / name, "is gone or not what it was")
+            else:
+                say(f"{folder}: a bundle of an earlier version, without checksums: not checked")
             return cls._read(folder, description, every_expert)
         except _UNREADABLE as error:
             what = f"{type(error).__name__}: {error}"
-            raise UserError(f"{folder}: this bundle is damaged: {what}") from error
+            if isinstance(error, DamagedFile):
+                what = f"{os.path.relpath(error.place, folder)} {error.problem}"
+            raise UserError(
+                f"{folder}: this bundle is damaged: {what}; bring it back, or remove it and run "
+                "its pipeline.py again"
+            ) from error
 
     @classmethod
     def _read(cls, folder: Path, description: dict[str, Any], every_expert: bool) -> Bundle:
@@ -201,14 +235,13 @@ class Bundle:
         for name in (*description["expert_names"], *description["experts"]):
             check_name("an expert", name)  # it becomes part of paths
         found = {}
-        weighed = {n for one in description["gates"] for n in one["choice"]["experts"]}
-        for name, entry in description["experts"].items():
-            if name not in weighed and not every_expert:
-                continue
-            settings = ExpertSettings.model_validate(entry["settings"])
-            adapted = load_adapted(folder / "experts" / name, {MODEL_KEY: task}, name, settings)
+        for name in _experts_read(description, every_expert):
+            settings = ExpertSettings.model_validate(description["experts"][name]["settings"])
+            adapted = load_adapted(
+                folder / "experts" / name, {MODEL_KEY: task}, name, settings, sealed=False
+            )
             found[name] = (settings, adapted[MODEL_KEY])
-        tensors = load_file(folder / "gates.safetensors")
+        tensors = read_tensors(folder / "gates.safetensors", sealed=False)
         members = []
         for member, entry in enumerate(description["gates"]):
             choice = GateChoice.model_validate(entry["choice"])
@@ -219,7 +252,7 @@ class Bundle:
             members.append((entry["drawn"], Gates(choice, found_here)))
         reductions: dict[str, Reduction] = {}
         if seen := description.get("features_seen"):
-            kept = load_outputs(folder / "features.safetensors")
+            kept = load_outputs(folder / "features.safetensors", sealed=False)
             reductions = {name: Reduction(*(kept[f"{name}/{p}"] for p in PARTS)) for name in seen}
         return cls(
             task,
@@ -232,6 +265,22 @@ class Bundle:
             description.get("baselines", {}).get("stacking", {}),
             tuple(description.get("baselines", {}).get("dummy", ())),
         )
+
+
+def _experts_read(description: dict[str, Any], every_expert: bool) -> list[str]:
+    """Names of the experts that are read: all, or those that some gate weighs."""
+    weighed = {n for one in description["gates"] for n in one["choice"]["experts"]}
+    return [name for name in description["experts"] if every_expert or name in weighed]
+
+
+def _files_read(description: dict[str, Any], every_expert: bool) -> list[str]:
+    """Names of the files that are read beside ``bundle.json``, relative to the folder."""
+    names = ["gates.safetensors"]
+    if description.get("features_seen"):
+        names.append("features.safetensors")
+    for expert in _experts_read(description, every_expert):
+        names += [f"experts/{expert}/{file}" for file in (TENSORS, MODELS)]
+    return names
 
 
 def load_bundles(folder: Path, every_expert: bool = False) -> list[Bundle]:

@@ -29,9 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{kept}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,6 +40,13 @@ def is_full(error: BaseException) -> bool:
         return True
     said = str(error).lower()
     return any(f"os error {n})" in said or f"errno {n}]" in said for n in _FULL)
+
+
+def put_in_place(written: Path, path: Path) -> None:
+    """Flush a written file to the disk, then rename it."""
+    with open(written, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(written, path)
 
 
 def write_text(path: Path, text: str) -> None:

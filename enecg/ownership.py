@@ -228,7 +228,7 @@ def _of_format(name: str) -> Callable[[Any], bool]:
 
 
 def _is_begun(said: Any) -> bool:
-    return isinstance(said, dict) and list(said) == ["fingerprint"]
+    return isinstance(said, dict) and set(said) - {"sha256"} == {"fingerprint"}
 
 
 def _is_done(said: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,7 @@ from enecg.files import fingerprint, write_json
 from enecg.gate.combine import dummy
 from enecg.gate.ensemble import Chosen, GateEnsemble, Key, TrainedGates, choose, refit_chosen
 from enecg.gate.network import constant_gate
-from enecg.gate.search import found_trials, gate_fingerprint, gate_folder, load_arrays
+from enecg.gate.search import TABLE, found_trials, gate_fingerprint, gate_folder, load_arrays
 from enecg.gate.trial import Arrays
 from enecg.nested import ALL, Fit
 from enecg.progress import say
@@ -61,9 +62,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
             f"no finished gate search for these settings in {run}; run search_gate.py first"
         )
     print_ = fingerprint({"search": searched, "ensemble": config.ensemble.model_dump()})
-    left = [results_path(config), run / "report.html"]
-    left += [run / "bundle" / task.name / "bundle.json" for task in experiment.tasks]
-    if is_done(folder, print_) and all(path.exists() for path in left):
+    if is_done(folder, print_):
         say("ensemble: done before, kept")
         return results_path(config)
     started, clock = datetime.now(UTC), time.monotonic()
@@ -123,10 +122,12 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         experiment.tasks,
         out_of_sample=out_of_sample,
         gate_weights=gate_weights,
-        trials=pd.read_parquet(gate_folder(config) / "trials.parquet"),
+        trials=pd.read_parquet(gate_folder(config) / TABLE),
         drawings=_example(experiment),
     )
-    finish(folder, print_)
+    left = [results_path(config), run / "report.html"]
+    left += [path for path in sorted((run / "bundle").rglob("*.*")) if path.suffix != ".md"]
+    finish(folder, print_, [os.path.relpath(path, folder) for path in left if path.is_file()])
     return results_path(config)
 
 

@@ -1,20 +1,29 @@
 """The run folder: which stages are done, for which settings, and who is at work in it.
 
 A finished piece of work is a folder with a ``done.json`` that carries the fingerprint of all it
-depends on. The same fingerprint: the work is kept. Another one: it is redone, and nothing else.
+depends on, and the SHA-256 of what it left. The same fingerprint: the work is kept. Another one, or
+a file that is not what it was: it is redone, and nothing else.
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from enecg.checked_files import (
+    DamagedFile,
+    first_damaged,
+    read_sealed_json,
+    sha256_once,
+    write_sealed_json,
+)
 from enecg.errors import UserError
-from enecg.files import read_json, write_json
 from enecg.ownership import check_free, claim, remove_own
+from enecg.progress import say
 
 DONE, STARTED = "done.json", "started.json"
 
@@ -40,8 +49,23 @@ def claimed(run_dir: Path) -> Iterator[None]:
 
 
 def is_done(folder: Path, fingerprint: str) -> bool:
-    """Whether a piece of work with this fingerprint is finished in the folder."""
-    return _fingerprint_in(folder / DONE) == fingerprint
+    """Whether a piece of work with this fingerprint is finished in the folder, and whole.
+
+    If a file is not what it was, a line says so, and the work counts as not done.
+    """
+    try:
+        facts = read_sealed_json(folder / DONE)
+    except FileNotFoundError:
+        return False
+    except DamagedFile as error:
+        say(f"{error.place} {error.problem}: this work is done again")
+        return False
+    if facts["fingerprint"] != fingerprint:
+        return False
+    if (name := first_damaged(folder, facts["files"])) is not None:
+        place = os.path.normpath(folder / name)
+        say(f"{place} is damaged or gone (its SHA-256 is in {DONE}): this work is done again")
+    return name is None
 
 
 def begin(folder: Path, fingerprint: str) -> None:
@@ -52,30 +76,42 @@ def begin(folder: Path, fingerprint: str) -> None:
     UserError
         Something stands there that is not a stage's results; it stays.
     """
-    if _fingerprint_in(folder / STARTED) != fingerprint:
+    started = folder / STARTED
+    to_be_removed = {"fingerprint": "to be removed"}  # says whose it is until the end
+    try:
+        same = read_sealed_json(started)["fingerprint"] == fingerprint
+    except FileNotFoundError:
+        same = False
+    except DamagedFile as error:
+        say(f"{error.place} {error.problem}: this work is begun anew")
+        write_sealed_json(started, to_be_removed)
+        same = False
+    if not same:
         check_free("run_dir", folder, "work")
         if (folder / DONE).exists():
-            write_json(folder / STARTED, {"fingerprint": "to be removed"})  # whose it is
+            write_sealed_json(started, to_be_removed)
             (folder / DONE).unlink()  # first: half removed, it must not pass for done
         remove_own(folder, "work")
-        write_json(folder / STARTED, {"fingerprint": fingerprint})
+        write_sealed_json(started, {"fingerprint": fingerprint})
 
 
-def _fingerprint_in(path: Path) -> str | None:
-    """The fingerprint that `begin` or `finish` wrote; None where there is none."""
-    try:
-        said = read_json(path)
-    except (OSError, ValueError, RecursionError):
-        return None
-    return said.get("fingerprint") if isinstance(said, dict) else None
+def finish(folder: Path, fingerprint: str, files: Iterable[str] = (), **facts: Any) -> None:
+    """Mark the work in the folder as finished, with facts about it (seconds, memory, …).
 
-
-def finish(folder: Path, fingerprint: str, **facts: Any) -> None:
-    """Mark the work in the folder as finished, with facts about it (seconds, memory, …)."""
-    write_json(folder / DONE, {"fingerprint": fingerprint, **facts})
+    Parameters
+    ----------
+    folder : Path
+    fingerprint : str
+    files : iterable of str
+        Names, relative to the folder, of what the work has left: their SHA-256 is kept, and
+        `is_done` compares.
+    """
+    digests = {name: sha256_once(folder / name) for name in files}
+    write_sealed_json(folder / DONE, {"fingerprint": fingerprint, "files": digests, **facts})
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
     """Return the facts that `finish` wrote."""
-    facts: dict[str, Any] = read_json(folder / DONE)
+    facts = read_sealed_json(folder / DONE)
+    del facts["files"]
     return facts

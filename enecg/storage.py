@@ -16,6 +16,7 @@ import fsspec
 from fsspec.core import has_magic
 from fsspec.spec import AbstractFileSystem
 
+from enecg.checked_files import remembered, sha256_once
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
 from enecg.paths import given
@@ -150,6 +151,18 @@ class Folder:
             while piece := file.read(1 << 22):
                 digest.update(piece)
         return digest.hexdigest()
+
+    def sha256_once(self, name: str) -> str:
+        """Return a file's SHA-256; read again in this process only if the file has changed.
+
+        On disk it counts as changed with its size, time or inode; in object storage with what the
+        server says of it (size, time, tag).
+        """
+        if not self.remote:
+            return sha256_once(Path(self.uri_of(name)))
+        with _told(self.uri_of(name)):
+            state = self.filesystem.ukey(self.key(name))
+        return remembered((self.uri_of(name), state), lambda: self.sha256(name))
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from enecg import experts
 from enecg.bundle import Bundle, load_bundles
+from enecg.checked_files import read_sealed_json, write_sealed_json
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
 from enecg.evaluation.model_card import model_card
@@ -170,9 +171,11 @@ def test_saving_replaces_the_whole_folder(tmp_path: Path) -> None:
 
 
 def changed(**values: Any) -> Callable[[Path], None]:
+    """Another description, with the checksum that is right for it."""
+
     def change(folder: Path) -> None:
         path = folder / "bundle.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+        write_sealed_json(path, read_sealed_json(path) | values)
 
     return change
 
@@ -191,9 +194,9 @@ def text(name: str, content: str) -> Callable[[Path], None]:
 
 def wider_gate(folder: Path) -> None:
     path = folder / "bundle.json"
-    description = json.loads(path.read_text())
+    description = read_sealed_json(path)
     description["gates"][0]["choice"]["width"] += 1
-    path.write_text(json.dumps(description))
+    write_sealed_json(path, description)
 
 
 def swapped(folder: Path) -> None:

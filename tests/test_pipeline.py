@@ -138,6 +138,45 @@ def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(
         run_stages(finished / "config.yaml", [*changes, "stage1.epochs=2"], ["experts"])
 
 
+def test_damaged_features_outputs_trials_and_results_are_made_anew_aloud(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("run", "features"):
+        source = (
+            finished / "run"
+            if name == "run"
+            else parse_config(yaml.safe_load((finished / "config.yaml").read_text())).features_dir
+        )
+        subprocess.run(["cp", "-r", source, tmp_path / name], check=True)
+    run = tmp_path / "run"
+    [part] = (tmp_path / "features").glob("rocket-*/part-*.parquet")
+    trial = sorted((run / "gate" / "predictions").iterdir())[0]
+    struck = [
+        part,
+        run / "experts/rocket/outputs.safetensors",
+        run / "experts/dlinear/models.safetensors",
+        trial,
+        run / "bundle/gender/gates.safetensors",
+        run / "results.json",
+    ]
+    for path in struck:
+        content = bytearray(path.read_bytes())
+        content[len(content) * 2 // 3] ^= 1 << 2
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"gates\.safetensors is gone or not what it was"):
+        predict_file(run / "bundle", finished, tmp_path / "out.parquet")
+    capsys.readouterr()
+    changes = [f"run_dir={run}", f"features={tmp_path / 'features'}"]
+    run_stages(finished / "config.yaml", changes, ALL_STAGES)
+    told = " ".join(capsys.readouterr().err.split())
+    for path in (*struck[:4], run / "results.json"):
+        assert path.name in told
+    assert results_of(tmp_path)["tasks"] == results_of(finished)["tasks"]
+    for one in sorted((finished / "run" / "bundle").rglob("*.safetensors")):
+        same = run / "bundle" / one.relative_to(finished / "run" / "bundle")
+        assert same.read_bytes() == one.read_bytes()
+
+
 def test_fold_models_reproduce_the_evaluation(finished: Path, synthetic_store: RecordStore) -> None:
     reproduces(finished, synthetic_store)
 

@@ -15,16 +15,18 @@ import numpy as np
 import pandas as pd
 
 from enecg import __version__
+from enecg.checked_files import DamagedFile, check_sealed, read_sealed_json, write_sealed_json
 from enecg.cluster import dashboard_address, peak_memory_mb
 from enecg.config import Config
 from enecg.errors import JobFailed
 from enecg.experiment import Experiment
-from enecg.files import fingerprint, read_json, replacing, write_json
+from enecg.files import fingerprint, replacing
 from enecg.gate.features import load_features
 from enecg.gate.network import gate_view
 from enecg.gate.space import GateChoice, Space, plain_choices
+from enecg.gate.studies import STUDIES, drop_damaged_studies
 from enecg.gate.trial import Arrays
-from enecg.gate.tuning import OBJECTIVE, STUDIES, TUNE, Trial, run_given, run_optuna, trial_losses
+from enecg.gate.tuning import OBJECTIVE, TUNE, Trial, run_given, run_optuna, trial_losses
 from enecg.progress import counting, say
 from enecg.records.store import RecordStore, decode
 from enecg.run_folder import begin, finish, is_done
@@ -32,7 +34,7 @@ from enecg.stage1.adapted import load_outputs, save_outputs
 from enecg.stage1.jobs import expert_fingerprint, expert_folder
 
 VIEWS, FEATURES = "views.safetensors", "features.safetensors"
-TRIALS = "trials.json"
+TRIALS, TABLE = "trials.json", "trials.parquet"
 
 
 def gate_folder(config: Config) -> Path:
@@ -95,6 +97,7 @@ def search_gate(experiment: Experiment) -> None:
         return
     started = time.monotonic()
     begin(folder, _inputs_fingerprint(experiment))  # trials of these inputs are good for any search
+    drop_damaged(folder)
     arrays = load_arrays(experiment)
     say(f"watch the trials with: tensorboard --logdir {folder / TUNE}")
     if config.gate.searcher == "optuna":
@@ -102,12 +105,15 @@ def search_gate(experiment: Experiment) -> None:
     if (address := dashboard_address()) is not None:
         say(f"Ray dashboard (jobs, Train runs, actors): {address}")
     trials, peak = run_trials(config, folder, arrays)
-    write_json(folder / TRIALS, [trial.settings(n) for n, trial in enumerate(trials)])
-    with replacing(folder / "trials.parquet") as temporary:
+    write_sealed_json(
+        folder / TRIALS, {"trials": [trial.settings(n) for n, trial in enumerate(trials)]}
+    )
+    with replacing(folder / TABLE) as temporary:
         trials_table(folder, trials, arrays).to_parquet(temporary, index=False)
     finish(
         folder,
         print_,
+        [TRIALS, TABLE, *_kept(folder)],
         seconds=round(time.monotonic() - started, 1),
         worker_peak_memory_mb=peak,
         driver_peak_memory_mb=peak_memory_mb(),
@@ -116,7 +122,24 @@ def search_gate(experiment: Experiment) -> None:
 
 def found_trials(config: Config) -> list[Trial]:
     """Return the trials of a finished search, in the order of their numbers."""
-    return [Trial.of(settings) for settings in read_json(gate_folder(config) / TRIALS)]
+    return [Trial.of(one) for one in read_sealed_json(gate_folder(config) / TRIALS)["trials"]]
+
+
+def drop_damaged(folder: Path) -> None:
+    """Remove what an earlier search left and is not what it was: it is computed again."""
+    for name in _kept(folder):
+        try:
+            check_sealed(folder / name)
+        except DamagedFile as error:
+            say(f"{error.place} {error.problem}; it is removed, and computed again")
+            (folder / name).unlink()
+    drop_damaged_studies(folder)
+
+
+def _kept(folder: Path) -> list[str]:
+    """Return the names of the arrays that a search keeps: views, features, predictions."""
+    found = [*folder.glob("*.safetensors"), *folder.glob("predictions/*.safetensors")]
+    return sorted(str(path.relative_to(folder)) for path in found)
 
 
 def run_trials(config: Config, folder: Path, arrays: Arrays) -> tuple[list[Trial], float]:

@@ -23,6 +23,7 @@ from enecg.config import GateSettings
 from enecg.errors import JobFailed, one_line
 from enecg.files import fingerprint
 from enecg.gate.space import GateChoice, Space
+from enecg.gate.studies import STUDIES, note_studies
 from enecg.gate.trial import Arrays, Predictions, cross_validations
 from enecg.progress import Counter
 from enecg.stage1.adapted import load_outputs, save_outputs
@@ -32,7 +33,6 @@ TUNE = "tune"
 """Folder of Tune's own logs inside the search's: what TensorBoard is given."""
 OBJECTIVE = "relative_to_uniform"
 """What adaptive searches make small: the loss over that of the experts' plain mean."""
-STUDIES = "optuna.log"
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def run_optuna(
         peak = _fit(
             f"scope-{scope}",
             None,
-            {"search_alg": _Proposals(study, space, scope), "num_samples": count},
+            {"search_alg": _Proposals(study, space, scope, folder), "num_samples": count},
             count,
             folder,
             arrays,
@@ -205,9 +205,9 @@ def study_name(scope: str, space: Space, gate: GateSettings) -> str:
 class _Proposals(Searcher):
     """Optuna's proposals for Ray Tune: their state is the study's, which lies in its storage."""
 
-    def __init__(self, study: optuna.Study, space: Space, scope: str) -> None:
+    def __init__(self, study: optuna.Study, space: Space, scope: str, folder: Path) -> None:
         super().__init__(metric=OBJECTIVE, mode="min")
-        self.study, self.space, self.scope = study, space, scope
+        self.study, self.space, self.scope, self.folder = study, space, scope, folder
         self._asked: dict[str, optuna.Trial] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
@@ -225,6 +225,7 @@ class _Proposals(Searcher):
             self.study.tell(asked, state=optuna.trial.TrialState.FAIL)
         else:
             self.study.tell(asked, result[OBJECTIVE])
+        note_studies(self.folder)
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).touch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import enecg
+from enecg.checked_files import sealed_json
 from enecg.records import sources
 from enecg.records.groups import group_ids
 from enecg.records.labels import Statistics, arrow_column, checked_columns
@@ -101,9 +101,8 @@ def finish(
 
 
 def write_description(folder: Folder, description: dict[str, Any]) -> None:
-    """Write ``dataset.json``."""
-    text = json.dumps(description, indent=2, allow_nan=False) + "\n"
-    folder.write(DESCRIPTION, text.encode())
+    """Write ``dataset.json``, with its own checksum."""
+    folder.write(DESCRIPTION, sealed_json(description))
 
 
 def index_table(

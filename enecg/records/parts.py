@@ -6,6 +6,7 @@ All of it lies in the folder ``.unfinished`` of the store and is removed, the ar
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import enecg
+from enecg.checked_files import DamagedFile, parse_sealed_json, sealed_json
 from enecg.errors import JobFailed, UserError
 from enecg.names import is_store_file
 from enecg.progress import say
@@ -78,7 +80,7 @@ class Claim:
             Another job has taken it over, finished or removed it.
         """
         try:
-            held = json.loads(self.store.read(_ARGUMENTS))["owner"] == self.owner
+            held = _read_arguments(self.store)["owner"] == self.owner
         except FileNotFoundError:
             held = False
         if not held:
@@ -106,7 +108,13 @@ def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:
     """
     if not store.remote and store.path.is_file():
         raise UserError(f"--output {store.uri}: is a file; give a folder")
-    names, unfinished = store.names(), _unfinished_arguments(store)
+    names = store.names()
+    unfinished: dict[str, Any] | None = {}
+    try:
+        unfinished = _unfinished_arguments(store)
+    except JobFailed:  # damaged: its end is what --overwrite is for
+        if not overwrite:
+            raise
     if overwrite:
         _clear(store, names, unfinished is not None)
     elif unfinished is not None:
@@ -138,7 +146,7 @@ def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:
             "or add --overwrite to put one there (other files in it stay)"
         )
     mine = Claim(store, secrets.token_hex(16))
-    store.write(_ARGUMENTS, json.dumps({**arguments, "owner": mine.owner}, indent=2).encode())
+    store.write(_ARGUMENTS, sealed_json({**arguments, "owner": mine.owner}))
     return mine
 
 
@@ -156,7 +164,7 @@ def _clear(store: Folder, names: Sequence[str], is_unfinished: bool) -> None:
             "of this program's; give another folder, or move it away"
         )
     said = {_CLEARING: True, "enecg": enecg.__version__, "owner": secrets.token_hex(16)}
-    store.write(_ARGUMENTS, json.dumps(said).encode())
+    store.write(_ARGUMENTS, sealed_json(said))
     # dataset.json goes first: without it nothing takes the rest for a store.
     for name in (DESCRIPTION, _OUTCOMES, *(n for n in own if n not in (DESCRIPTION, UNFINISHED))):
         store.remove(name)
@@ -178,22 +186,31 @@ def _unfinished_arguments(store: Folder) -> dict[str, Any] | None:
     ------
     UserError
         There is a folder of the name that such a conversion uses, but it is something else's.
+    JobFailed
+        The file that says so is damaged.
     """
     try:
-        found = json.loads(store.read(_ARGUMENTS))
+        return _read_arguments(store)
     except FileNotFoundError:
         inside = store.below(UNFINISHED).names()
         if all(fnmatch(name, ".arguments.json.*.tmp") for name in inside):
             return None
-        found = None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or "owner" not in found:
-        raise UserError(
-            f"--output {store.uri_of(UNFINISHED)}: was not made by this program, which keeps "
-            "unfinished work under that name; move it away, or give another folder"
-        )
-    return found
+    raise UserError(
+        f"--output {store.uri_of(UNFINISHED)}: was not made by this program, which keeps "
+        "unfinished work under that name; move it away, or give another folder"
+    )
+
+
+def _read_arguments(store: Folder) -> dict[str, Any]:
+    content, place = store.read(_ARGUMENTS), store.uri_of(_ARGUMENTS)
+    if b'"owner"' not in content:
+        raise UserError(f"--output {place}: was not made by this program; move it away")
+    try:
+        return parse_sealed_json(content, place)
+    except DamagedFile as error:
+        raise JobFailed(
+            f"{error.place} {error.problem}; add --overwrite to start this store afresh"
+        ) from None
 
 
 def outcome_name(shard: int) -> str:
@@ -208,12 +225,32 @@ def shards_to_do(store: Folder, shards: int) -> list[int]:
     return [n for n, name in enumerate(names) if name not in files or name not in outcomes]
 
 
+def write_outcomes(store: Folder, shard: int, outcomes: pa.Table) -> None:
+    """Write what became of a shard's records: the SHA-256 of what follows (32 bytes), Parquet."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(outcomes, sink, compression="zstd")
+    content = sink.getvalue().to_pybytes()
+    store.write(outcome_name(shard), hashlib.sha256(content).digest() + content)
+
+
 def read_outcomes(store: Folder, shards: Sequence[int]) -> pa.Table:
-    """Read the outcomes of shards, in order."""
+    """Read the outcomes of shards, in order.
+
+    Raises
+    ------
+    DamagedFile
+        A file is not what `write_outcomes` wrote.
+    """
 
     def read(shard: int) -> pa.Table:
-        with store.open(outcome_name(shard)) as file:
-            return pq.read_table(file, use_threads=False)
+        content = store.read(outcome_name(shard))
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise DamagedFile(
+                store.uri_of(outcome_name(shard)),
+                "is damaged (it does not begin with its SHA-256)",
+                "remove it: the same command then converts that shard again",
+            )
+        return pq.read_table(pa.BufferReader(content[32:]), use_threads=False)
 
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
         return pa.concat_tables([OUTCOME_SCHEMA.empty_table(), *pool.map(read, shards)])

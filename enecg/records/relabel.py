@@ -6,7 +6,14 @@ from enecg.errors import JobFailed, UserError, one_line
 from enecg.records import sources
 from enecg.records.corpus import Corpus
 from enecg.records.finish import index_table, who_is_counted, write_description
-from enecg.records.store import DESCRIPTION, INDEX, RELABELLED, RecordStore, write_table
+from enecg.records.store import (
+    DESCRIPTION,
+    FORMAT_VERSION,
+    INDEX,
+    RELABELLED,
+    RecordStore,
+    write_table,
+)
 from enecg.storage import Folder, Place
 
 
@@ -58,6 +65,7 @@ def relabel(source: str, folder: Place, output: Place, labels: Place | None = No
         described["rr_interval"] = store.description["labels"]["rr_interval"]
     description = {
         **store.description,
+        "format_version": FORMAT_VERSION,
         "counts": {**store.description["counts"], **who_is_counted(index)},
         "labels": described,
         "metadata": list(listing.metadata),

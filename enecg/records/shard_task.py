@@ -15,10 +15,9 @@ from enecg.records import sources
 from enecg.records.canonical import CanonicalRecord, canonical
 from enecg.records.channel import Rejected
 from enecg.records.corpus import Corpus
-from enecg.records.parts import OUTCOME_SCHEMA, Claim, outcome_name
+from enecg.records.parts import OUTCOME_SCHEMA, Claim, write_outcomes
 from enecg.records.rr import rr_interval_ms
 from enecg.records.shard_file import shard_name, write_shard
-from enecg.records.store import write_table
 
 _FETCHED_AT_ONCE = 16  # headers, from object storage
 
@@ -80,8 +79,7 @@ def convert_shard(
         write_shard(file, accepted_ids, accepted)
         digest = sha256_of_file(file)
     outcomes = [{**row, "shard": shard_name(shard), "shard_sha256": digest} for row in rows]
-    table = pa.Table.from_pylist(outcomes, schema=OUTCOME_SCHEMA)
-    write_table(claim.store, outcome_name(shard), table)
+    write_outcomes(claim.store, shard, pa.Table.from_pylist(outcomes, schema=OUTCOME_SCHEMA))
     return len(accepted), len(rows) - len(accepted)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +14,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from enecg.checked_files import DamagedFile
 from enecg.errors import UserError, one_line
 from enecg.files import sha256_of_file
-from enecg.names import is_store_file, shown
+from enecg.names import shown
+from enecg.records.description import DESCRIPTION as DESCRIPTION
+from enecg.records.description import FORMAT as FORMAT
+from enecg.records.description import FORMAT_VERSION as FORMAT_VERSION
+from enecg.records.description import INDEX as INDEX
+from enecg.records.description import REJECTED as REJECTED
+from enecg.records.description import parse_description
+from enecg.records.shard_check import check_shards, damaged
 from enecg.signals import to_millivolts
 from enecg.storage import Folder, Place
 
 if TYPE_CHECKING:
     import ray.data
 
-FORMAT = "enecg-records"
-FORMAT_VERSION = 1
-DESCRIPTION, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parquet"
 UNFINISHED = ".unfinished"
 """Folder in a store that is being made: its arguments, and a file for every shard that is done."""
 RELABELLED = ".relabelled"
@@ -78,16 +83,18 @@ class RecordStore:
     description : dict
         ``dataset.json``: counts, SHA-256 per file, label statistics, source, versions.
     fingerprint : str
-        SHA-256 of ``dataset.json``: changes with anything in the store.
+        SHA-256 of ``dataset.json``: changes with anything in the store, since that file has the
+        SHA-256 of every other one, and each is compared with it where it is read.
     """
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         content = folder.read(self.place_in(folder, DESCRIPTION))
-        self.description: dict[str, Any] = json.loads(content)
+        self.description = parse_description(content, folder.uri_of(DESCRIPTION))
         self.fingerprint = hashlib.sha256(content).hexdigest()
         self.index: pd.DataFrame = self.table(INDEX).to_pandas()
         self.rejected: pd.DataFrame = self.table(REJECTED).to_pandas()
+        self._check_counts()
 
     @classmethod
     def open(cls, place: Place | Folder) -> RecordStore:
@@ -96,7 +103,8 @@ class RecordStore:
         Raises
         ------
         UserError
-            No store there, an unfinished one, or one of a newer format.
+            No store there, an unfinished one, one of a newer format, or one whose index, list of
+            rejects or description is not what it was. Shards are checked where they are read.
         """
         folder = place if isinstance(place, Folder) else Folder.at(place)
         open_description(folder)
@@ -105,9 +113,10 @@ class RecordStore:
             if strange := set(store.index["shard"]) - set(store.shards):
                 raise OSError(f"{INDEX} names {shown(strange.pop())}, which is none of its files")
             return store
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, DamagedFile) as error:
+            what = f"{error.place} {error.problem}" if isinstance(error, DamagedFile) else error
             raise UserError(
-                f"{folder.uri}: this record store is damaged: {one_line(error)}; "
+                f"{folder.uri}: this record store is damaged: {' '.join(str(what).split())}; "
                 f"convert.py --verify {folder.uri} tells more"
             ) from error
 
@@ -128,9 +137,54 @@ class RecordStore:
         return f"{RELABELLED}/{name}" if moving else name
 
     def table(self, name: str) -> pa.Table:
-        """Read ``index.parquet`` or ``rejected.parquet``."""
-        with self.folder.open(self.place_in(self.folder, name)) as file:
-            return pq.read_table(file)
+        """Read ``index.parquet`` or ``rejected.parquet``.
+
+        Raises
+        ------
+        DamagedFile
+            Its bytes are not those that ``dataset.json`` has the SHA-256 of.
+        """
+        content = self.folder.read(self.place_in(self.folder, name))
+        if hashlib.sha256(content).hexdigest() != self.description["files"][name]:
+            raise damaged(self.folder, name)
+        return pq.read_table(pa.BufferReader(content))
+
+    def check_shards(self, shards: Collection[str] | None = None) -> None:
+        """Compare shards with their SHA-256, each once per process unless it changes.
+
+        `dataset` and `signals` call this, in the process that calls them; workers that read
+        afterwards, on other machines perhaps, do not repeat it.
+
+        Parameters
+        ----------
+        shards : collection of str, optional
+            Names of the files to check; all by default.
+
+        Raises
+        ------
+        DamagedFile
+            A shard is gone, is not what it was, or has other rows than the index says.
+        """
+        rows = Counter(self.index["shard"])
+        files = self.description["files"]
+        wanted = {name: files[name] for name in self.shards if shards is None or name in shards}
+        check_shards(self.folder, wanted, rows)
+
+    def _check_counts(self) -> None:
+        """Refuse an index or a list of rejects that contradicts the description."""
+        counts = self.description["counts"]
+        for name, table, word in (
+            (INDEX, self.index, "accepted"),
+            (REJECTED, self.rejected, "rejected"),
+        ):
+            if len(table) != counts[word]:
+                raise damaged(
+                    self.folder, name, f"has {len(table)} rows, {DESCRIPTION} says {counts[word]}"
+                )
+        if strange := set(self.index["shard"].unique()) - set(self.shards):
+            raise damaged(
+                self.folder, INDEX, f"names a shard that {DESCRIPTION} does not: {min(strange)}"
+            )
 
     @property
     def shards(self) -> list[str]:
@@ -149,9 +203,15 @@ class RecordStore:
             with them.
         shards : collection of str, optional
             Names of the files to read; all by default.
+
+        Raises
+        ------
+        DamagedFile
+            A shard is not what it was.
         """
         from enecg.cluster import read_parquet
 
+        self.check_shards(shards)
         return read_parquet(
             [self.folder.key(n) for n in self.shards if shards is None or n in shards],
             columns,
@@ -180,6 +240,8 @@ class RecordStore:
         ------
         UserError
             A record that is not in the store.
+        DamagedFile
+            A shard is not what it was.
         """
         wanted = self.index
         if record_ids is not None:
@@ -189,6 +251,7 @@ class RecordStore:
                 strange = min(asked - set(wanted["record_id"]))
                 raise UserError(f"{self.uri}: no record {strange!r} in this store")
         for shard, rows in wanted.groupby("shard", sort=True)["row"]:
+            self.check_shards([str(shard)])
             with self.folder.open(str(shard)) as opened, pq.ParquetFile(opened) as file:
                 yield from _batches(file, np.sort(rows.to_numpy()), batch_size)
 
@@ -199,7 +262,7 @@ def open_description(folder: Folder) -> dict[str, Any]:
     Raises
     ------
     UserError
-        No store there, an unfinished one, or one of a newer format.
+        No store there, an unfinished one, one of a newer format, or a damaged description.
     """
     where = folder.uri
     try:
@@ -210,21 +273,10 @@ def open_description(folder: Folder) -> dict[str, Any]:
             raise UserError(
                 f"{where}: no record store here (no {DESCRIPTION}); convert.py makes one"
             )
-        found: dict[str, Any] = json.loads(folder.read(RecordStore.place_in(folder, DESCRIPTION)))
-        known = found["format"] == FORMAT and found["format_version"] == FORMAT_VERSION
+        content = folder.read(RecordStore.place_in(folder, DESCRIPTION))
     except OSError as error:
         raise UserError(f"{where}: {one_line(error)}") from None
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise UserError(
-            f"{folder.uri_of(DESCRIPTION)}: not a record store of format version {FORMAT_VERSION}"
-        )
-    files = found.get("files")
-    if not isinstance(files, dict) or (strange := [n for n in files if not is_store_file(n)]):
-        named = f"lists {shown(strange[0])}" if isinstance(files, dict) else "lists no files"
-        raise UserError(f"{folder.uri_of(DESCRIPTION)}: {named}: not this program's record store")
-    return found
+    return parse_description(content, folder.uri_of(DESCRIPTION))
 
 
 def _batches(

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from enecg import experts
+from enecg.checked_files import read_sealed_json, write_sealed_json
+from enecg.checked_tensors import read_tensors, write_tensors
 from enecg.config import ExpertSettings
-from enecg.errors import one_line
 from enecg.experts.contract import Expert
-from enecg.files import read_json, replacing, write_json
+from enecg.files import read_json
 from enecg.stage1.heads import Head
 from enecg.stage1.kernel import KERNELS, KernelHead
 from enecg.stage1.lora import add_lora, restore, trained
@@ -115,12 +114,16 @@ def save_adapted(folder: Path, adapted: dict[str, AdaptedExpert]) -> None:
                 entry["options"] = model.backbone.options
             entries.append(entry)
         description[key] = {"head_kind": expert.head_kind, "models": entries}
-    save_tensors(folder / TENSORS, tensors)
-    write_json(folder / DESCRIPTION, description)
+    write_tensors(folder / TENSORS, tensors)
+    write_sealed_json(folder / DESCRIPTION, description)
 
 
 def load_adapted(
-    folder: Path, tasks: dict[str, Task], name: str, settings: ExpertSettings
+    folder: Path,
+    tasks: dict[str, Task],
+    name: str,
+    settings: ExpertSettings,
+    sealed: bool = True,
 ) -> dict[str, AdaptedExpert]:
     """Read what `save_adapted` wrote.
 
@@ -131,9 +134,16 @@ def load_adapted(
         The task of each key that is wanted.
     name, settings : str, ExpertSettings
         The expert whose backbones these are.
+    sealed : bool
+        Whether the files carry checksums, which then have to be right.
+
+    Raises
+    ------
+    DamagedFile
+        A file is not what `save_adapted` wrote.
     """
-    tensors = load_file(folder / TENSORS)
-    description = read_json(folder / DESCRIPTION)
+    tensors = read_tensors(folder / TENSORS, sealed)
+    description = (read_sealed_json if sealed else read_json)(folder / DESCRIPTION)
     backbones: dict[str, Expert] = {}
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -187,29 +197,19 @@ def backbone_with_lora(name: str, settings: ExpertSettings) -> Expert:
 
 
 def save_outputs(path: Path, outputs: dict[str, np.ndarray]) -> None:
-    """Write arrays by task name, as safetensors."""
-    tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in outputs.items()}
-    save_tensors(path, tensors)
+    """Write arrays by task name, as safetensors that carry their checksum."""
+    write_tensors(path, outputs)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors by name, as safetensors.
+def load_outputs(path: Path, sealed: bool = True) -> dict[str, np.ndarray]:
+    """Read arrays by task name; ``sealed`` is as for `read_tensors`.
 
     Raises
     ------
-    OSError
-        They cannot be written: a full disk, say.
+    DamagedFile
+        The file is not what `save_outputs` wrote.
     """
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary)
-        except SafetensorError as error:
-            raise OSError(f"{path}: {one_line(error)}") from error
-
-
-def load_outputs(path: Path) -> dict[str, np.ndarray]:
-    """Read arrays by task name."""
-    return {name: value.numpy() for name, value in load_file(path).items()}
+    return {name: value.numpy() for name, value in read_tensors(path, sealed).items()}
 
 
 def _put(tensors: dict[str, Tensor], prefix: str, module: torch.nn.Module) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from enecg.files import read_json, sha256_of_file, write_json
+from enecg.checked_files import DamagedFile, read_sealed_json, write_sealed_json
+from enecg.files import sha256_of_file
 
 
 def seal(folder: Path, rank: int, world: int) -> None:
@@ -21,15 +22,15 @@ def seal(folder: Path, rank: int, world: int) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    write_json(folder / f"manifest-{rank}.json", {"workers": world, "files": files})
+    write_sealed_json(folder / f"manifest-{rank}.json", {"workers": world, "files": files})
 
 
 def problem_of(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint of all workers, None where nothing is."""
     try:
-        workers = int(read_json(folder / "manifest-0.json")["workers"])
+        workers = int(read_sealed_json(folder / "manifest-0.json")["workers"])
         for rank in range(workers):
-            for name, known in read_json(folder / f"manifest-{rank}.json")["files"].items():
+            for name, known in read_sealed_json(folder / f"manifest-{rank}.json")["files"].items():
                 path = folder / name
                 if not path.is_file():
                     return f"{name} is missing"
@@ -39,8 +40,10 @@ def problem_of(folder: Path) -> str | None:
                     return f"{name} has changed"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its manifest cannot be read: {error}"
+    except DamagedFile as error:
+        return f"its manifest cannot be read: {Path(error.place).name} {error.problem}"
+    except OSError as error:
+        return f"it cannot be read: {error}"
     return None
 
 

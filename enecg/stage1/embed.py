@@ -60,7 +60,8 @@ class Decoder:
         self.wanted = None
         if only is not None:
             records, features = only
-            self.wanted = missing(RecordStore.open(records).index, features.keys())
+            there = features.keys(compared=True)  # by the driver, before it started this
+            self.wanted = missing(RecordStore.open(records).index, there)
         self.expert = None
         if prepare_with is not None:
             name, options = prepare_with
@@ -164,6 +165,7 @@ def compute_features(
     JobFailed
         A shard of the store is damaged, or a feature cannot be stored.
     """
+    _set_right(features, expert.name)
     write_json(features.folder / "expert.json", expert.provenance())
     wanted = missing(store.index, features.keys())
     peak, name = 0.0, expert.name
@@ -185,7 +187,7 @@ def compute_features(
                     features.add(keys, np.concatenate(parts))
                     keys, parts, written = [], [], time.monotonic()
         except ray.exceptions.RayError as error:
-            _check_shards(store)
+            store.check_shards()  # a damaged one is the likeliest cause
             raise JobFailed(f"{name}: {last_line(error)}") from error
         finally:
             if keys:
@@ -194,6 +196,21 @@ def compute_features(
     if left := missing(store.index, features.keys()):
         raise RuntimeError(f"{name}: {len(left)} records got no features, {next(iter(left))} first")
     return peak
+
+
+def _set_right(features: FeatureStore, name: str) -> None:
+    """Remove parts that are not what they were: their features are computed again."""
+    for part in features.damaged():
+        say(
+            f"{name}: {part} is damaged (it cannot be read, or its SHA-256 is not the one in its "
+            "name); it is removed, and its features are computed again"
+        )
+        part.unlink(missing_ok=True)
+    if unchecked := len(features.unchecked()):
+        say(
+            f"{name}: {unchecked} files in {features.folder} are of an earlier version and carry "
+            "no checksum: they are used as they are; without them their features are computed again"
+        )
 
 
 def _features_of(
@@ -238,19 +255,6 @@ def _features_of(
         )
     batches: Any = results.iter_batches(batch_size=None, batch_format="numpy")
     yield from batches
-
-
-def _check_shards(store: RecordStore) -> None:
-    """Raise JobFailed if a shard is not what the store's description says."""
-    for name in store.shards:
-        place = store.folder.uri_of(name)
-        if not store.folder.exists(name):
-            raise JobFailed(f"{place} is gone: bring the file back, or make the record store again")
-        if store.folder.sha256(name) != store.description["files"][name]:
-            raise JobFailed(
-                f"{place} is damaged (its SHA-256 is not that in dataset.json): bring the file "
-                "back, or make the record store again"
-            )
 
 
 def missing(index: pd.DataFrame, present: set[str]) -> dict[str, str]:

@@ -16,12 +16,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.table import Table
 
 from enecg import __version__, experts
+from enecg.checked_files import DamagedFile, check_sealed, read_sealed_json
 from enecg.cluster import check_shared, peak_memory_mb, read_parquet
 from enecg.config import Config
 from enecg.errors import JobFailed, UserError, last_line
 from enecg.experiment import Experiment
 from enecg.experts.contract import Expert
-from enecg.files import fingerprint, read_json
+from enecg.files import fingerprint
 from enecg.ownership import claim
 from enecg.progress import say, show
 from enecg.run_folder import begin, facts_of, finish, is_done
@@ -294,17 +295,25 @@ def _run_job(config: Config, work: Work, dataset: Any, peak: float, board: Any) 
     with checkpoint.as_directory() as results:
         outcome = Path(results)
         if (outcome / FAILED).exists():
-            why = read_json(outcome / FAILED)["why"]
+            why = read_sealed_json(outcome / FAILED)["why"]
             (folder / FAILED).unlink(missing_ok=True)
             (folder / MICRO_BATCH).unlink(missing_ok=True)
             _discard(folder / "train")  # else the next try would resume at the failure
             raise JobFailed(why)
-        for file in OUTCOME_FILES:
-            shutil.copyfile(outcome / file, folder / file)
-        memory = read_json(outcome / "memory.json")["peak_memory_mb"]
+        try:
+            for file in OUTCOME_FILES:
+                shutil.copyfile(outcome / file, folder / file)
+                check_sealed(folder / file)
+            memory = read_sealed_json(outcome / "memory.json")["peak_memory_mb"]
+        except DamagedFile as error:
+            _discard(folder / "train")  # else the next try would hand in the same again
+            raise JobFailed(
+                f"{error.place} {error.problem}; the same command trains {name} again"
+            ) from None
     finish(
         folder,
         work.print,
+        OUTCOME_FILES,
         seconds=round(time.monotonic() - started, 1),
         worker_peak_memory_mb=max(memory, peak),
         driver_peak_memory_mb=peak_memory_mb(),

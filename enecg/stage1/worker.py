@@ -19,12 +19,12 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 
 from enecg import experts
+from enecg.checked_files import read_sealed_json, write_sealed_json
 from enecg.cluster import peak_memory_mb
 from enecg.config import ExpertSettings, Stage1Settings, parse_config
 from enecg.errors import JobFailed, one_line
 from enecg.experiment import Experiment, open_experiment
 from enecg.experts.contract import Expert
-from enecg.files import read_json, write_json
 from enecg.records.store import decode
 from enecg.signals import LEADS, N_SAMPLES
 from enecg.stage1.adapted import backbone_with_lora, save_adapted, save_outputs
@@ -62,11 +62,11 @@ def train_expert(loop: dict[str, Any]) -> None:
     if _hand_in_again(rank):
         return
     if (folder / FAILED).exists():  # what one worker found, no restart will mend
-        _hand_in(_folder_with(FAILED, read_json(folder / FAILED)), rank)
+        _hand_in(_folder_with(FAILED, read_sealed_json(folder / FAILED)), rank)
         return
     stage1 = config.stage1
     if halved := (folder / MICRO_BATCH).exists():
-        stage1 = stage1.model_copy(update=read_json(folder / MICRO_BATCH))
+        stage1 = stage1.model_copy(update=read_sealed_json(folder / MICRO_BATCH))
     experiment = open_experiment(config)
     setup = Setup(
         experiment.tasks, experiment.nested, experiment.targets, stage1, settings, config.seed
@@ -101,7 +101,7 @@ def train_expert(loop: dict[str, Any]) -> None:
     if world > 1:
         peak = peak.to(device)
         dist.all_reduce(peak, op=dist.ReduceOp.MAX)
-    write_json(left / "memory.json", {"peak_memory_mb": float(peak)})
+    write_sealed_json(left / "memory.json", {"peak_memory_mb": float(peak)})
     _hand_in(left, rank)
 
 
@@ -174,9 +174,9 @@ def _out_of_memory(
             f"out of device memory, even {size} records at a time; more workers, "
             "stage1.activation_checkpointing = blocks, or a higher stage1.zero_stage need less"
         )
-        write_json(folder / FAILED, {"why": why})
+        write_sealed_json(folder / FAILED, {"why": why})
         return
-    write_json(folder / MICRO_BATCH, {"micro_batch": -(-size // 2)})
+    write_sealed_json(folder / MICRO_BATCH, {"micro_batch": -(-size // 2)})
     text = (
         f"{name}: out of device memory; starts again with {-(-size // 2)} records at a time, "
         "their gradients added up"
@@ -196,7 +196,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_outputs(folder / "outputs.safetensors", outcome.outputs)
     save_adapted(folder, outcome.adapted)
-    write_json(folder / "choices.json", outcome.choices)
+    write_sealed_json(folder / "choices.json", outcome.choices)
 
 
 def _hand_in(folder: Path, rank: int) -> None:
@@ -233,7 +233,7 @@ def _bytes_prepared(backbone: Expert) -> int:
 def _folder_with(name: str, value: Any) -> Path:
     """A new folder that holds one JSON file."""
     folder = Path(tempfile.mkdtemp(prefix="enecg-outcome-"))
-    write_json(folder / name, value)
+    write_sealed_json(folder / name, value)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterable
 
@@ -28,6 +29,32 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f", did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def brief(value: object, quoted: bool = True, length: int = 200) -> str:
+    """Return what a message shows of a value that a person wrote: its start, on one line.
+
+    Parameters
+    ----------
+    value : object
+        Anything; only its beginning is turned into text.
+    quoted : bool
+        As Python writes it (text in quotes); else text and paths as they are.
+    length : int
+        Most characters of it; the end of a longer one is shown as ``…``.
+    """
+    if isinstance(value, os.PathLike) or (isinstance(value, str) and not quoted):
+        text = str(value)[: 2 * length]
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    else:
+        limits = reprlib.Repr()
+        limits.maxdict = limits.maxlist = limits.maxtuple = limits.maxset = 20
+        limits.maxstring = limits.maxother = limits.maxlong = length
+        try:
+            text = limits.repr(value)
+        except ValueError:  # Python does not write a whole number of more than 4,300 digits
+            text = f"a {type(value).__name__} too long to show"
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def one_line(error: BaseException) -> str:

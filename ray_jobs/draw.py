@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from enecg.command_line import run
-from enecg.errors import UserError, exit_code_of, one_line
+from enecg.errors import UserError, exit_code_of, file_trouble, one_line
 from enecg.evaluation.paper import draw_ecg
 from enecg.files import replacing
 from enecg.records import RecordStore
@@ -46,6 +46,8 @@ def main(
             with replacing(output) as temporary:
                 draw_ecg(x_BLT[0], temporary, record, derived, form)
         except OSError as error:
+            if file_trouble(error):
+                raise
             raise UserError(f"--output {output}: {one_line(error)}") from None
         print(f"record {record}: {output}")
 

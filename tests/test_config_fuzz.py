@@ -130,11 +130,13 @@ def set_to(values: Any, key: tuple[Any, ...], marker: Any) -> Any:
 MARKER = "THE_HURTFUL_VALUE"
 
 
-def texts(values: Any, keys: list[tuple[Any, ...]]) -> Iterator[tuple[str, str]]:
+def texts(
+    values: Any, keys: list[tuple[Any, ...]], hurtful_values: list[str] = HURTFUL
+) -> Iterator[tuple[str, str]]:
     """YAML in which each key in turn holds each hurtful value, and a name for each."""
     for key in keys:
         text = yaml.safe_dump(set_to(values, key, MARKER), sort_keys=False, width=10**6)
-        for hurtful in HURTFUL:
+        for hurtful in hurtful_values:
             yield f"{'.'.join(map(str, key))}: {hurtful[:60]}", text.replace(MARKER, hurtful)
 
 
@@ -174,11 +176,13 @@ def test_every_key_of_every_config(tmp_path: Path) -> None:
         todo += [(values := yaml.safe_load(file.read_text()), list(keys_of(values)))
                  for file in CONFIGS]  # fmt: skip
         for number, (values, keys) in enumerate(todo):
-            for name, text in texts(values, keys):
+            # Shipped configs have the same keys, and each of them a share of the values.
+            some = HURTFUL if number == 0 else HURTFUL[number :: len(CONFIGS)]
+            for name, text in texts(values, keys, some):
                 path.write_text(text)
                 yield f"{number}: {name}", lambda: load_config(path).located()
 
-    assert bounded(cases) > 2500
+    assert bounded(cases) > 2000
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -327,7 +331,7 @@ FILES = {
     "nothing": ("", "must hold a mapping"),
     "tabs": ("\trecords: x", r"line 1, column 1: found character '\t'"),
     "two documents": ("a: 1\n---\nb: 1", "another document"),
-    "a key twice": ("records: a\nseed: 1\nrecords: b", 
+    "a key twice": ("records: a\nseed: 1\nrecords: b",
                     "line 3: the key 'records' is given twice, first in line 1"),
     "an inner key twice": ("stage1:\n  epochs: 1\n  epochs: 2",
                            "line 3: the key 'epochs' is given twice"),
@@ -358,7 +362,8 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "ring").symlink_to(tmp_path / "ring")
     for place in (tmp_path, tmp_path / "fifo", Path("/dev/zero"), tmp_path / "ring",
-                  tmp_path / ("x" * 300), tmp_path / "a\0b", tmp_path / "\ud800" / "b"):  # fmt: skip
+                  tmp_path / ("x" * 300),
+                  tmp_path / "a\0b", tmp_path / "\ud800" / "b"):  # fmt: skip
         with pytest.raises(UserError, match=r"config: (cannot read|no file)") as caught:
             load_config(place)
         assert str(caught.value).isprintable()

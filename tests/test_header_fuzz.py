@@ -27,8 +27,8 @@ FIELDS = (
 )
 HURTFUL = (
     "0", "1", "2", "-1", "11", "500", "5000", "65536", "999999999", "2147483648", "10000000000",
-    "1000000000000000", "1" + "0" * 30, "9" * 5000, "1e-300", "1e300", "1e400", "1e-6", "0.5", "nan",
-    "inf", "-inf", "", "x", "½", "\x00", "..", "../a.dat", "/etc/passwd", "/dev/zero", "a.hea", "~",
+    "1000000000000000", "1" + "0" * 30, "9" * 5000, "1e-300", "1e300", "1e400", "1e-6", "0.5",
+    "nan", "inf", "-inf", "", "x", "½", "\x00", "..", "../a.dat", "/etc/passwd", "/dev/zero", "a.hea", "~",
     "12345", "mV", "V", "pV", "II",
 )  # fmt: skip
 
@@ -82,8 +82,8 @@ def verdict(path: Path) -> None:
     try:
         record = canonical(read_listed(path.parent, path.name))
     except Rejected as rejected:
-        assert rejected.reason and len(rejected.reason) < 40
-        assert len(rejected.detail) <= 600, rejected.detail
+        if not 0 < len(rejected.reason) < 40 or len(rejected.detail) > 500:
+            raise AssertionError(rejected) from None
         return
     kept = record.signal_LT.astype(float) - record.baseline_L[:, None]
     assert np.isfinite(record.gain_L).all()

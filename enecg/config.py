@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,14 +16,25 @@ from pydantic import (
     model_validator,
 )
 
-from enecg.errors import UserError, did_you_mean
+from enecg.errors import UserError, brief, did_you_mean
 from enecg.names import TO_COME, check_different, check_name
 from enecg.paths import given, on_disk
 from enecg.spaces import place_of_space
 from enecg.storage import Folder, is_remote
 from enecg.tasks import Task, task_from
+from enecg.yaml_file import parse_yaml, read_yaml, unprintable
 
-Positive = Annotated[int, Field(ge=1)]
+MOST_SECTIONS = 8
+"""Parts of a key in ``--set``."""
+SHOWN = 500
+"""Characters; mistakes beyond the first are shown as long as they fit, the others counted."""
+
+# The upper bounds are far above what anybody uses; beyond them lies a slip of the keyboard, and
+# memory or time without end.
+Positive = Annotated[int, Field(ge=1, le=100_000)]
+Records = Annotated[int, Field(ge=1, le=1_000_000)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
+Strength = Annotated[float, Field(ge=0, le=1_000_000)]
 PathText = Annotated[str, AfterValidator(given)]
 Head = Literal["ridge", "ffn", "trees", "gaussian", "laplacian"]
 Heads = Annotated[list[Head], Field(min_length=1)]
@@ -57,7 +67,7 @@ class ExpertSettings(_Section):
     adaptation: Literal["head", "head_lora", "lora", "full"] = "head"
     """What is trained: the head on a frozen backbone, …, or everything (from scratch without
     weights)."""
-    lora_rank: Positive = 8
+    lora_rank: Annotated[int, Field(ge=1, le=4096)] = 8
     """Rank of LoRA, where the adaptation uses it."""
     heads: Heads | None = None
     """Heads tried on this expert, if frozen; unset: `stage1.heads`."""
@@ -98,18 +108,18 @@ class Stage1Settings(_Section):
     patience: Literal["none"] | Positive = 5
     """Early stopping: epochs without a better validation loss, on training records set aside for
     it. none: all epochs are trained, on all training records."""
-    batch_size: Positive = 256
+    batch_size: Records = 256
     """Records per optimiser step, over all workers."""
-    micro_batch: Literal["auto"] | Positive = "auto"
+    micro_batch: Literal["auto"] | Records = "auto"
     """Records that a worker passes through the model at a time; gradients add up to those of the
     batch. auto: its whole share, half of that after running out of device memory."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1.0e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1.0e-2
-    clip: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Rate = 1.0e-3
+    weight_decay: Strength = 1.0e-2
+    clip: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
     """Largest norm of a model's gradient; each model (unit) is clipped by its own."""
     heads: Heads = ["ridge", "ffn"]
     """Heads tried on a frozen backbone; the best one per task is chosen on training groups."""
-    head_trials: Annotated[int, Field(ge=0)] = 0
+    head_trials: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Further feed-forward heads tried, drawn from `head_space`."""
     head_space: PathText = "tune_spaces/heads.yaml"
     class_weights: Literal["none", "balanced"] = "none"
@@ -119,9 +129,9 @@ class Stage1Settings(_Section):
     """Changes made to signals while a backbone is trained; see `enecg.stage1.augment`."""
     activation_checkpointing: Literal["none", "blocks"] = "none"
     """blocks: a trained backbone's blocks are computed again in the backward pass, not kept."""
-    workers: Positive = 1
+    workers: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Ray Train workers per expert."""
-    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    gpus_per_worker: Literal["auto"] | Annotated[float, Field(ge=0, le=1000)] = "auto"
     """auto: where the cluster has GPUs, 1 for a backbone that is trained and 0.25 for heads on
     stored features; else 0. Above 1 only whole ones."""
     placement: Literal["pack", "spread", "strict_spread"] = "pack"
@@ -134,7 +144,7 @@ class Stage1Settings(_Section):
     """Of trained backbones; auto: bf16 on a GPU, else fp32. Heads on features are always fp32."""
     max_parallel: Literal["auto"] | Positive = "auto"
     """Most experts that train side by side; auto: as many as the cluster has room for."""
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=10_000_000)] = 30.0
     """Least time between two checkpoints of a training job."""
 
     @field_validator("gpus_per_worker")
@@ -163,9 +173,9 @@ class GateSettings(_Section):
 class EnsembleSettings(_Section):
     """The ensemble of the best trials."""
 
-    size: Positive = 5
+    size: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Members that greedy selection draws in each bag; and how many the mean of the best takes."""
-    bags: Positive = 5
+    bags: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Greedy selections, each among a random half of the trials (one: among all of them)."""
 
 
@@ -179,10 +189,10 @@ class Config(_Section):
     `run_dir` where the record store is not on a disk."""
     run_dir: PathText
     tasks: Annotated[list[str | dict[str, Any]], Field(min_length=1)]
-    folds: Annotated[int, Field(ge=2)] = 3
+    folds: Annotated[int, Field(ge=2, le=1000)] = 3
     fold_column: str | None = None
     """A column of the store's index with a published split; replaces `folds`."""
-    inner_folds: Literal["outer"] | Annotated[int, Field(ge=2)] = 3
+    inner_folds: Literal["outer"] | Annotated[int, Field(ge=2, le=1000)] = 3
     """outer: the other outer folds; a model that leaves out two of them serves both. Of k folds
     that makes k (k + 1) / 2 inner models instead of (k + 1) times `inner_folds`; inner models of
     what is judged have learned from k − 2 folds, of what is deployed from k − 1: best with 5 or
@@ -280,14 +290,9 @@ def load_config(path: Path, changes: list[str] | None = None) -> Config:
     UserError
         Missing or broken file, unknown key (with the nearest known one), value not allowed.
     """
-    try:
-        values = yaml.safe_load(on_disk("--config", path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"config: no file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config: cannot read {path}: {error}") from None
+    values = read_yaml(on_disk("--config", path), "config")
     if not isinstance(values, dict):
-        raise UserError(f"config: {path} must hold a mapping of settings, at its top level")
+        raise UserError(f"config: {brief(path)} must hold a mapping of settings, at its top level")
     for change in changes or []:
         _apply(values, change)
     return parse_config(values)
@@ -302,12 +307,12 @@ def parse_config(values: dict[str, Any]) -> Config:
         for one in error.errors():
             key = tuple(part for part in map(str, one["loc"]) if not _BRANCH.match(part))
             by_key.setdefault(key, []).append(one)
-        raise UserError("config: " + "; ".join(_explain(*of) for of in by_key.items())) from None
+        raise UserError("config: " + _explained(by_key)) from None
     for name in ("features", "run_dir"):
-        if "://" in str(getattr(config, name)):
+        if "://" in (place := str(getattr(config, name))):
             raise UserError(
-                f"config: {name}: {getattr(config, name)}: give a folder on a disk; only records "
-                "may be a URI"
+                f"config: {name}: {brief(place, quoted=False)}: give a folder on a disk; only "
+                "records may be a URI"
             )
     _ = config.task_list  # unknown tasks are refused here, not an hour later
     return config
@@ -315,33 +320,51 @@ def parse_config(values: dict[str, Any]) -> Config:
 
 def _apply(values: dict[str, Any], change: str) -> None:
     key, equals, text = change.partition("=")
+    where = f"--set {brief(change)}"
     if not equals or not key.strip():
-        raise UserError(f"--set {change!r}: write key=value, for example stage1.epochs=5")
+        raise UserError(f"{where}: write key=value, for example stage1.epochs=5")
     *sections, last = key.strip().split(".")
+    if len(sections) >= MOST_SECTIONS:
+        raise UserError(f"{where}: no setting stands {len(sections):,} sections deep")
+    if (character := unprintable(key)) is not None:
+        raise UserError(f"{where}: the key holds the character {character}")
     for section in sections:
         inner = values.setdefault(section, {})
         if inner is None:
             inner = values[section] = {}
         if not isinstance(inner, dict):
-            raise UserError(f"--set {change!r}: {section} is a value, not a section")
+            raise UserError(f"{where}: {brief(section, quoted=False)} is a value, not a section")
         values = inner
     try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {change!r}: {text!r} is not valid YAML") from None
+        values[last] = parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{where}: {brief(text)} is not valid YAML here: {error}") from None
 
 
 _BRANCH = re.compile(r"literal\[|constrained-|dict\[|str$|\[key\]$")
 """What pydantic puts into an error's place for the branch of a union that it tried."""
 
 
+def _explained(by_key: dict[tuple[str, ...], list[Any]]) -> str:
+    """The mistakes of a config in one line: the first ones, and how many more there are."""
+    said: list[str] = []
+    length = 0
+    for key, errors in by_key.items():
+        phrase = _explain(key, errors)
+        length += len(phrase)
+        if said and length > SHOWN:
+            return "; ".join([*said, f"and {len(by_key) - len(said)} more mistakes"])
+        said.append(phrase)
+    return "; ".join(said)
+
+
 def _explain(location: tuple[str, ...], errors: list[Any]) -> str:
     """One key's validation errors as a phrase that names the key and what is allowed."""
-    error, where = errors[0], ".".join(location)
+    error, where = errors[0], brief(".".join(location), quoted=False)
     if error["type"] == "extra_forbidden":
         known = _keys_of(location[:-1])
         return (
-            f"unknown key {where!r}{did_you_mean(location[-1], known)}; "
+            f"unknown key '{where}'{did_you_mean(location[-1], known)}; "
             f"allowed{' in ' + '.'.join(location[:-1]) if location[1:] else ''}: {', '.join(known)}"
         )
     if error["type"] == "missing":
@@ -351,9 +374,9 @@ def _explain(location: tuple[str, ...], errors: list[Any]) -> str:
     if error["type"] == "value_error" and wanted[0] == said[0]:
         return f"{where}: {said[0]}"
     if wanted[0] == error["msg"]:
-        return f"{where}: {error['msg']}, not {error['input']!r}"
+        return f"{where}: {error['msg']}, not {brief(error['input'])}"
     allowed = re.sub(r"valid dictionary( or instance of \w+)?", "mapping", " or ".join(wanted))
-    return f"{where} should be {allowed}, not {error['input']!r}"
+    return f"{where} should be {allowed}, not {brief(error['input'])}"
 
 
 def _keys_of(section: tuple[str, ...]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from enecg import experts
 from enecg.absent_classes import absent_classes
 from enecg.config import Config, ExpertSettings
-from enecg.errors import UserError, did_you_mean
+from enecg.errors import UserError, brief, did_you_mean
 from enecg.nested import ALL, Nested, nested_folds
 from enecg.progress import say
 from enecg.records.store import RecordStore
@@ -85,7 +85,8 @@ def check_experts(config: Config) -> None:
         for key in settings.options:
             if key not in allowed:
                 raise UserError(
-                    f"config: unknown key 'experts.{name}.{key}'{did_you_mean(key, allowed)}; "
+                    f"config: unknown key 'experts.{name}.{brief(key, False)}'"
+                    f"{did_you_mean(key, allowed)}; "
                     f"allowed in experts.{name}: {', '.join(allowed)}"
                 )
         if settings.heads is not None and not settings.frozen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LONGEST_NAME = 200
 """Bytes of a file's name that stand in the temporary one's: a name may have 255 in all."""
 
@@ -32,14 +30,6 @@ def replacing(path: Path) -> Iterator[Path]:
         put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk takes no more; some libraries say so in words alone."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return True
-    said = str(error).lower()
-    return any(f"os error {n})" in said or f"errno {n}]" in said for n in _FULL)
 
 
 def put_in_place(written: Path, path: Path) -> None:

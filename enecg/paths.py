@@ -9,7 +9,8 @@ from urllib.parse import unquote
 from enecg.errors import UserError
 from enecg.names import shown
 
-_LONGEST_PART, _LONGEST = 255, 4095  # bytes, on the file systems of Linux
+_LONGEST_PART, _LONGEST = 255, 3072
+"""Bytes of a part, and of the whole, so that what stands below it fits into Linux's 4096."""
 
 
 def given(text: str) -> str:

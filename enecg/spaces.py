@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 import enecg
+from enecg.errors import UserError, brief, did_you_mean
+from enecg.yaml_file import read_yaml
 
+MOST_CHOICES = 1000
+"""Values that one key can be chosen from."""
 FORMS = "{choose: […]}, {uniform: [low, high]}, {log_uniform: [low, high]}"
 
 SHIPPED = "tune_spaces"
@@ -27,6 +32,41 @@ def place_of_space(path: str) -> str:
         return path
     shipped = [Path(enecg.__file__).parents[1], Path(sysconfig.get_path("data"), "share", "enecg")]
     return next((str(root / path) for root in shipped if (root / path).is_file()), path)
+
+
+def read_space(
+    path: Path, where: str, known: list[str], required: Collection[str] = ()
+) -> dict[str, Any]:
+    """Read a space from YAML: a mapping from some of the known keys to forms.
+
+    Parameters
+    ----------
+    path : Path
+    where : str
+        The setting that names the file, for messages.
+    known : list of str
+        Every key there may be.
+    required : collection of str
+        Those there must be.
+
+    Raises
+    ------
+    UserError
+        No such file, one that cannot be read, an unknown key or a missing one.
+    """
+    space = read_yaml(path, where)
+    if not isinstance(space, dict):
+        some = "" if required else "some of "
+        raise UserError(f"{where}: {brief(path)} must map {some}{', '.join(known)} to values")
+    for key in space:
+        if key not in known:
+            raise UserError(
+                f"{where}: {brief(path)}: unknown key {brief(key)}{did_you_mean(key, known)}; "
+                f"allowed: {', '.join(known)}"
+            )
+    if missing := [key for key in required if key not in space]:
+        raise UserError(f"{where}: {brief(path)} lacks {', '.join(missing)}")
+    return space
 
 
 class Source(Protocol):
@@ -85,7 +125,7 @@ def corners(forms: Iterable[Any]) -> list[Source]:
     """
     given = [form["choose"] for form in forms if isinstance(form, dict) and "choose" in form]
     longest = max((len(choices) for choices in given if isinstance(choices, list)), default=0)
-    return [_Nth(number) for number in range(max(2, longest))]
+    return [_Nth(number) for number in range(min(max(2, longest), MOST_CHOICES + 1))]
 
 
 def draw(name: str, form: Any, source: Source) -> Any:
@@ -99,14 +139,21 @@ def draw(name: str, form: Any, source: Source) -> Any:
     if not isinstance(form, dict):
         return form
     if set(form) == {"choose"}:
-        return form["choose"][place(name, source, len(form["choose"]))]
+        choices = form["choose"]
+        if not isinstance(choices, list) or len(choices) > MOST_CHOICES:
+            raise ValueError(f"choose takes a list of up to {MOST_CHOICES} values")
+        return choices[place(name, source, len(choices))]
     if set(form) in ({"uniform"}, {"log_uniform"}):
         [(kind, ends)] = form.items()
+        if not isinstance(ends, list) or any(isinstance(end, bool) for end in ends):
+            raise ValueError(f"{brief(form)}: {kind} takes two numbers, [low, high]")
         low, high = map(float, ends)
         if not low <= high or (kind == "log_uniform" and low <= 0):
-            raise ValueError(f"{form!r}: the ends must rise, and logarithms need them above 0")
+            raise ValueError(f"{brief(form)}: the ends must rise, and logarithms need them above 0")
+        if not math.isfinite(high - low):
+            raise ValueError(f"{brief(form)}: the ends are too far apart")
         return source.number(name, low, high, kind == "log_uniform")
-    raise ValueError(f"{form!r} is none of {FORMS}")
+    raise ValueError(f"{brief(form)} is none of {FORMS}")
 
 
 def values(form: Any) -> list[Any] | None:

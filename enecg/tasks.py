@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from enecg.errors import UserError, did_you_mean
+from enecg.errors import UserError, brief, did_you_mean
 from enecg.names import check_class_name, check_task_name, is_printable, shown
 
 Kind = Literal["regression", "classification", "multilabel"]
@@ -228,8 +228,8 @@ def task_from(entry: str | dict[str, Any]) -> Task:
         if entry not in TASKS:
             check_task_name(entry)
             raise UserError(
-                f"tasks: unknown task {entry!r}{did_you_mean(entry, TASKS)}; known: "
-                f"{', '.join(TASKS)}; a new one is written {{{entry}: {{kind: …}}}}"
+                f"tasks: unknown task {brief(entry)}{did_you_mean(entry, TASKS)}; known: "
+                f"{', '.join(TASKS)}; a new one is written {{{brief(entry, False)}: {{kind: …}}}}"
             )
         return TASKS[entry]
     if len(entry) != 1 or not isinstance(next(iter(entry.values())), dict):
@@ -239,7 +239,7 @@ def task_from(entry: str | dict[str, Any]) -> Task:
     for key in settings:
         if key not in known:
             raise UserError(
-                f"tasks.{name}: unknown setting {key!r}{did_you_mean(key, known)}; "
+                f"tasks.{name}: unknown setting {brief(key)}{did_you_mean(key, known)}; "
                 f"allowed: {', '.join(sorted(known))}"
             )
     base = TASKS.get(name)
@@ -254,4 +254,6 @@ def task_from(entry: str | dict[str, Any]) -> Task:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"tasks.{name}.{where}: {first['msg']}, not {first['input']!r}") from None
+        raise UserError(
+            f"tasks.{name}.{where}: {first['msg']}, not {brief(first['input'])}"
+        ) from None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from enecg.command_line import run
-from enecg.errors import UserError, exit_code_of, one_line
+from enecg.errors import UserError, exit_code_of, file_trouble, one_line
 from enecg.printable import printable
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -47,6 +47,8 @@ def main(
             with replacing(path) as temporary:
                 draw_ecg(x_BLT[0], temporary, record, derived, path.suffix[1:].lower())
         except OSError as error:
+            if file_trouble(error):
+                raise
             raise UserError(f"--output {path}: {one_line(error)}") from None
         print(printable(f"record {record}: {path}"))
 

@@ -131,7 +131,7 @@ def test_what_a_choice_is_saved_as_gives_the_choice_again(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"wdith": 3}, r"unknown key 'wdith' in .*did you mean 'width'\?; allowed: leads, experts"),
+        ({"wdith": 3}, r"unknown key 'wdith', did you mean 'width'\?; allowed: leads, experts"),
         ({"leads": "V7"}, "leads: no lead or group 'V7'.*known: I, II, .*rhythm, all"),
         ({"leads": ["I", "limbs"]}, "no lead or group 'limbs', did you mean 'limb'"),
         ({"leads": []}, "no lead or group ''"),

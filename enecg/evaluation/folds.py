@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from enecg.errors import UserError, did_you_mean
+from enecg.errors import UserError, brief, did_you_mean
 
+MOST_FOLDS = 1000
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._+-]{0,63}")
 log = logging.getLogger(__name__)
 
 Folds = npt.NDArray[np.int64]
@@ -157,7 +160,7 @@ def _published(index: pd.DataFrame, fold_column: str) -> tuple[Folds, list[str]]
     """Number a published split's values in ascending order."""
     if fold_column not in index.columns:
         raise UserError(
-            f"fold_column: the store's index has no column {fold_column!r}"
+            f"fold_column: the store's index has no column {brief(fold_column)}"
             f"{did_you_mean(fold_column, map(str, index.columns))}; it has "
             f"{', '.join(map(str, index.columns))}"
         )
@@ -168,10 +171,15 @@ def _published(index: pd.DataFrame, fold_column: str) -> tuple[Folds, list[str]]
             "every record needs a fold"
         )
     values = index[fold_column]
+    _check_published(values)
     as_numbers = pd.to_numeric(values, errors="coerce")
     if not as_numbers.isna().any():  # text "10" sorts after "9" too
         values = as_numbers
     number_of_B, unique = pd.factorize(values.to_numpy(), sort=True)
+    if len(unique) > MOST_FOLDS:
+        raise UserError(
+            f"fold_column {fold_column!r} has {len(unique):,} values; at most {MOST_FOLDS:,} folds"
+        )
     # A nullable integer column read as float must still be called "1", not "1.0".
     names = [
         str(int(value))
@@ -180,6 +188,17 @@ def _published(index: pd.DataFrame, fold_column: str) -> tuple[Folds, list[str]]
         for value in unique
     ]
     return number_of_B.astype(np.int64), names
+
+
+def _check_published(values: pd.Series) -> None:
+    """Refuse what is no number of a fold, nor a name that files can be called by."""
+    for value in values.to_numpy(dtype=object):
+        usable = isinstance(value, int | float | np.number) and np.isfinite(value)
+        if not usable and not (isinstance(value, str) and _NAME.fullmatch(value)):
+            raise UserError(
+                f"fold_column {values.name!r} has the value {brief(value)}; a fold is a number or "
+                "a name of up to 64 letters, digits, blanks, - + _ and ."
+            )
 
 
 def _hash(text: str) -> int:

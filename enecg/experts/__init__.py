@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from enecg.errors import UserError, did_you_mean
+import torch
+
+from enecg.errors import UserError, brief, did_you_mean, one_line
 from enecg.experts import weights as weight_files
-from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_adaptation
+from enecg.experts.contract import ADAPTATIONS, MOST_NUMBERS, Expert, ExpertSpec, check_adaptation
 
 __all__ = [
     "ADAPTATIONS",
@@ -91,11 +94,13 @@ def load(name: str, weights: str | Path | None = None, **settings: Any) -> Exper
         if key not in allowed:
             listing = ", ".join(allowed) or "none"
             raise UserError(
-                f"expert {name}: unknown option {key!r}{did_you_mean(key, allowed)} "
+                f"expert {name}: unknown option {brief(key)}{did_you_mean(key, allowed)} "
                 f"(allowed: {listing})"
             )
     for key, value in settings.items():
         _check_type(f"expert {name}: {key}", value, allowed[key])
+    if settings:
+        _rehearse(name, settings)
     if weights is None:
         return wanted(**settings).eval()
     expert = wanted.pretrained(Path(weights), **settings)
@@ -112,7 +117,38 @@ def _check_type(option: str, value: Any, default: Any) -> None:
         (str, str, "text"),
     ):
         if type(default) is kind and (isinstance(value, bool) or not isinstance(value, of)):
-            raise UserError(f"{option} is {value!r}; it must be {called}")
+            raise UserError(f"{option} is {brief(value)}; it must be {called}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{option} is {value}; it must be a finite number")
+    if option.endswith(": seed") and not 0 <= value < 2**32:
+        raise UserError(f"{option} is {brief(value)}; it must be from 0 to 2**32 - 1")
+
+
+def _rehearse(name: str, settings: dict[str, Any]) -> None:
+    """Build an expert without memory for its numbers, and count them.
+
+    Raises
+    ------
+    UserError
+        The options do not fit together, or ask for more than `MOST_NUMBERS`.
+    """
+    try:
+        with torch.device("meta"):
+            expert = expert_class(name)(**settings)
+    except (UserError, ImportError):
+        raise
+    except NotImplementedError:  # it computes with its numbers; its sizes are checked by itself
+        return
+    except Exception as error:  # other people's packages raise anything at all
+        raise UserError(
+            f"expert {name}: cannot be built with these options: {brief(one_line(error), False)}"
+        ) from error
+    numbers = sum(tensor.numel() for tensor in (*expert.parameters(), *expert.buffers()))
+    if numbers > MOST_NUMBERS:
+        raise UserError(
+            f"expert {name}: these options ask for {numbers:,} parameters; "
+            f"at most {MOST_NUMBERS:,} are built"
+        )
 
 
 def expert_class(name: str) -> type[Expert]:
@@ -127,6 +163,6 @@ def expert_class(name: str) -> type[Expert]:
     if name not in classes:
         listing = ", ".join(classes)
         raise UserError(
-            f"unknown expert {name!r}{did_you_mean(name, classes)} (allowed: {listing})"
+            f"unknown expert {brief(name)}{did_you_mean(name, classes)} (allowed: {listing})"
         )
     return classes[name]

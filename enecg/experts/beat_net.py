@@ -14,6 +14,7 @@ from enecg.errors import UserError
 from enecg.experts import beat_measures as measures
 from enecg.experts.beats import MEASURES, N_LEADS, RATE_HZ, Beats
 from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, drawing_from
+from enecg.experts.pooling import check_range
 from enecg.experts.unnormalised import Block, Conv, Linear, active
 
 STEP = 2
@@ -83,10 +84,12 @@ class BeatNet(Expert):
     ) -> None:
         if channels < 1:
             raise UserError(f"expert beat-net: channels is {channels}; it must be at least 1")
+        check_range(self.name, "channels", channels, 1, 4096)
         if not 0 <= dropout < 1:
             raise UserError(f"expert beat-net: dropout is {dropout}; give 0 up to below 1")
         if noise < 0:
             raise UserError(f"expert beat-net: noise is {noise}; give at least 0")
+        check_range(self.name, "noise", noise, 0, 1000)
         if views not in VIEWS:
             allowed = ", ".join(map(str, VIEWS))
             raise UserError(f"expert beat-net: views is {views}; it must be one of {allowed}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from enecg import signals
@@ -16,7 +16,7 @@ from enecg.experts import weights
 from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_input, drawing_from
 from enecg.experts.pooling import LEADS, POOLS, check_choice, check_rate, pooled_leads
 from enecg.experts.preparation import centred, resample_fourier
-from enecg.experts.sizes import Sizes, read_sizes
+from enecg.experts.sizes import Depth, Dropout, Length, Sizes, Small, Width, read_sizes
 
 CHRONOS_2, BOLT = "Chronos2Model", "ChronosBoltModelForForecasting"
 UNUSED = ("decoder.", "output_patch_embedding.", "lm_head.", "encoder.embed_tokens.")
@@ -25,19 +25,19 @@ RECORDS_TOGETHER = 4
 """Chronos-2 compares every series with every other, and then masks out other records: so few."""
 
 
-class _Forecasting(BaseModel):
+class _Forecasting(Sizes):
     """The part ``chronos_config`` of the package's config.json."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    context_length: PositiveInt = 8192
-    input_patch_size: PositiveInt = 16
-    input_patch_stride: PositiveInt = 16
-    output_patch_size: PositiveInt = 16
-    prediction_length: PositiveInt = 64
-    quantiles: tuple[float, ...] = (0.5,)
+    context_length: Length = 8192
+    input_patch_size: Length = 16
+    input_patch_stride: Length = 16
+    output_patch_size: Length = 16
+    prediction_length: Length = 64
+    quantiles: Annotated[tuple[float, ...], Field(min_length=1, max_length=1000)] = (0.5,)
     use_reg_token: bool = True
     use_arcsinh: bool = True
-    time_encoding_scale: PositiveInt | None = None
+    time_encoding_scale: Length | None = None
 
 
 class ChronosSizes(Sizes):
@@ -45,18 +45,18 @@ class ChronosSizes(Sizes):
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
     architectures: tuple[str, ...] = (CHRONOS_2,)
-    d_model: PositiveInt = 768
-    d_kv: PositiveInt = 64
-    d_ff: PositiveInt = 3072
-    num_layers: PositiveInt = 12
-    num_heads: PositiveInt = 12
-    feed_forward_proj: str = "relu"
-    layer_norm_epsilon: PositiveFloat = 1e-6
-    dropout_rate: float = 0.1
-    initializer_factor: PositiveFloat = 0.05
-    rope_theta: PositiveFloat = 10000.0
-    relative_attention_num_buckets: PositiveInt = 32
-    relative_attention_max_distance: PositiveInt = 128
+    d_model: Width = 768
+    d_kv: Width = 64
+    d_ff: Width = 3072
+    num_layers: Depth = 12
+    num_heads: Width = 12
+    feed_forward_proj: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
+    layer_norm_epsilon: Small = 1e-6
+    dropout_rate: Dropout = 0.1
+    initializer_factor: Small = 0.05
+    rope_theta: Small = 10000.0
+    relative_attention_num_buckets: Length = 32
+    relative_attention_max_distance: Length = 128
     chronos_config: _Forecasting = _Forecasting()
 
 

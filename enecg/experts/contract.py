@@ -20,6 +20,9 @@ from enecg.experts import weights
 ADAPTATIONS = ("head", "head_lora", "lora", "full")
 """How an expert can be fitted to a task: FFN head; LoRA on that head; LoRA inside; everything."""
 
+MOST_NUMBERS = 1_500_000_000
+"""Parameters and buffers of one expert, 6 GB in float32; published ones have up to 385 million."""
+
 
 @dataclass(frozen=True)
 class ExpertSpec:

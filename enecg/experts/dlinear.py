@@ -11,6 +11,7 @@ from torch.nn import functional
 from enecg import signals
 from enecg.errors import UserError
 from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_input
+from enecg.experts.pooling import check_range
 from enecg.experts.preparation import centred, resample_fourier
 
 SEQ_LEN = 500
@@ -48,8 +49,10 @@ class DLinear(Expert):
     def __init__(self, *, kernel: int = 1001, pred_len: int = 1, seed: int = 0) -> None:
         if kernel < 1 or kernel % 2 == 0:
             raise UserError(f"expert dlinear: kernel is {kernel}; it must be odd and at least 1")
+        check_range(self.name, "kernel", kernel, 1, 2 * signals.N_SAMPLES + 1)
         if pred_len < 1:
             raise UserError(f"expert dlinear: pred_len is {pred_len}; it must be at least 1")
+        check_range(self.name, "pred_len", pred_len, 1, 10_000)
         spec = ExpertSpec(
             name=self.name,
             sampling_rate_hz=50.0,

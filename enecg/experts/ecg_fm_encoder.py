@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from enecg.experts.sizes import Sizes
+from enecg.experts.sizes import WIDEST, Depth, Sizes, Width
 
-Positive = Annotated[int, Field(ge=1)]
+MOST_CONVOLUTIONS = 64
 
 
 class EcgFmSizes(Sizes):
@@ -26,14 +26,14 @@ class EcgFmSizes(Sizes):
     conv_bias: bool = False
     extractor_mode: Literal["default"] = "default"
     in_d: Literal[12] = 12
-    encoder_embed_dim: Positive = 768
-    encoder_layers: Positive = 12
-    encoder_ffn_embed_dim: Positive = 3072
-    encoder_attention_heads: Positive = 12
+    encoder_embed_dim: Width = 768
+    encoder_layers: Depth = 12
+    encoder_ffn_embed_dim: Width = 3072
+    encoder_attention_heads: Width = 12
     layer_norm_first: bool = False
-    conv_pos: Positive = 128
-    conv_pos_groups: Positive = 16
-    num_labels: Annotated[int, Field(ge=0)] = 0
+    conv_pos: Width = 128
+    conv_pos_groups: Width = 16
+    num_labels: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Outputs of the classifier; 0 where there is none."""
 
     @model_validator(mode="after")
@@ -70,6 +70,10 @@ def conv_layers(text: str) -> list[tuple[int, int, int]]:
         if parts is None or not sized or not all(sized):
             raise ValueError("conv_feature_layers must be lists of (channels, kernel, stride)")
         layers += found * int(parts[2] or 1)
+        if len(layers) > MOST_CONVOLUTIONS or max((max(one) for one in layers), default=0) > WIDEST:
+            raise ValueError(
+                f"conv_feature_layers: at most {MOST_CONVOLUTIONS} layers, no number above {WIDEST}"
+            )
     if not layers:
         raise ValueError("conv_feature_layers must be lists of at least one layer")
     return layers

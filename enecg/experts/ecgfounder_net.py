@@ -12,23 +12,23 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from enecg.experts.sizes import Sizes
+from enecg.experts.sizes import Depth, Sizes, Small, Width
 
-Positive = Annotated[int, Field(ge=1)]
+MOST_BLOCKS = 512
 
 
 class Net1dSizes(Sizes):
     """Arguments of the authors' constructor; the defaults are the published ones."""
 
     in_channels: Literal[1, 12] = 12
-    base_filters: Positive = 64
-    ratio: Annotated[float, Field(gt=0)] = 1
-    filter_list: tuple[Positive, ...] = (64, 160, 160, 400, 400, 1024, 1024)
-    m_blocks_list: tuple[Positive, ...] = (2, 2, 2, 3, 3, 4, 4)
-    kernel_size: Positive = 16
-    stride: Positive = 2
-    groups_width: Positive = 16
-    n_classes: Annotated[int, Field(ge=0)] = 150
+    base_filters: Width = 64
+    ratio: Small = 1
+    filter_list: tuple[Width, ...] = (64, 160, 160, 400, 400, 1024, 1024)
+    m_blocks_list: tuple[Depth, ...] = (2, 2, 2, 3, 3, 4, 4)
+    kernel_size: Width = 16
+    stride: Width = 2
+    groups_width: Width = 16
+    n_classes: Annotated[int, Field(ge=0, le=100_000)] = 150
     """Outputs of the classifier; 0: without one."""
     use_bn: Literal[False] = False
     use_do: Literal[False] = False
@@ -37,6 +37,8 @@ class Net1dSizes(Sizes):
     def _fits_together(self) -> Self:
         if not self.filter_list or len(self.filter_list) != len(self.m_blocks_list):
             raise ValueError("filter_list and m_blocks_list must be equally long, and not empty")
+        if sum(self.m_blocks_list) > MOST_BLOCKS:
+            raise ValueError(f"m_blocks_list: the sum may be {MOST_BLOCKS} at most")
         for before, width in zip(
             (self.base_filters, *self.filter_list), self.filter_list, strict=False
         ):

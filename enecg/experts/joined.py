@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from enecg import experts, signals
-from enecg.errors import UserError
+from enecg.errors import UserError, brief
 from enecg.experts.contract import Expert, ExpertSpec, check_input
 
 RHYTHM_AND_SHAPE = ["rocket", "beats"]
+MOST_PARTS = 32
 
 
 class Joined(Expert):
@@ -37,9 +38,10 @@ class Joined(Expert):
     version = 1
 
     def __init__(self, *, of: list[Any] = RHYTHM_AND_SHAPE) -> None:
-        if len(of) < 2:
+        if not 2 <= len(of) <= MOST_PARTS:
             raise UserError(
-                f"expert joined: of is {of!r}; it must be a list of at least two experts"
+                f"expert joined: of is {brief(of)}; it must be a list of at least two experts, "
+                f"{MOST_PARTS} at most"
             )
         parts = [_part(entry) for entry in of]
         specs = [part.spec for part in parts]
@@ -92,15 +94,19 @@ def _part(entry: Any) -> Expert:
         entry = {entry: {}}
     if not (isinstance(entry, dict) and len(entry) == 1):
         raise UserError(
-            f"expert joined: of: {entry!r} is neither an expert's name nor a mapping of one name "
-            "to its options"
+            f"expert joined: of: {brief(entry)} is neither an expert's name nor a mapping of one "
+            "name to its options"
         )
     [(name, options)] = entry.items()
     if name == Joined.name:
         raise UserError("expert joined: of: it cannot join itself")
     if not isinstance(options or {}, dict):
-        raise UserError(f"expert joined: of: {name}: {options!r} is no mapping of its options")
-    part = experts.load(str(name), **{str(key): value for key, value in (options or {}).items()})
+        raise UserError(
+            f"expert joined: of: {brief(name)}: {brief(options)} is no mapping of its options"
+        )
+    if not isinstance(name, str):
+        raise UserError(f"expert joined: of: {brief(name)} is no expert's name")
+    part = experts.load(name, **{str(key): value for key, value in (options or {}).items()})
     if part.spec.needs_weights:
         raise UserError(f"expert joined: of: {name} needs weights; join experts that need none")
     return part

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from enecg import signals
 from enecg.errors import UserError
 from enecg.experts import weights
-from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_input, drawing_from
+from enecg.experts.contract import (
+    ADAPTATIONS,
+    MOST_NUMBERS,
+    Expert,
+    ExpertSpec,
+    check_input,
+    drawing_from,
+)
 from enecg.experts.pooling import (
     LEADS,
     POOLS,
@@ -23,7 +30,7 @@ from enecg.experts.pooling import (
     segments,
 )
 from enecg.experts.preparation import centred, resample_fourier
-from enecg.experts.sizes import Sizes, read_sizes
+from enecg.experts.sizes import Depth, Dropout, Length, Sizes, Small, Width, read_sizes
 
 TOKENS = ("cls_token", "mean_token", "combined")
 
@@ -32,19 +39,33 @@ class MantisSizes(Sizes):
     """The package's config.json; Mantis-8M by default."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-    seq_len: PositiveInt = 512
-    hidden_dim: PositiveInt = 256
-    num_patches: PositiveInt = 32
-    kernel_size: PositiveInt | None = None
+    seq_len: Length = 512
+    hidden_dim: Width = 256
+    num_patches: Length = 32
+    kernel_size: Width | None = None
     """Of the second version's convolutions; None in the first version."""
-    scalar_scales: tuple[PositiveFloat, ...] | None = None
-    hidden_dim_scalar_enc: PositiveInt = 32
-    epsilon_scalar_enc: PositiveFloat = 1.1
-    transf_depth: PositiveInt = 6
-    transf_num_heads: PositiveInt = 8
-    transf_mlp_dim: PositiveInt = 512
-    transf_dim_head: PositiveInt = 128
-    transf_dropout: float = 0.1
+    scalar_scales: Annotated[tuple[Small, ...], Field(max_length=100)] | None = None
+    hidden_dim_scalar_enc: Width = 32
+    epsilon_scalar_enc: Small = 1.1
+    transf_depth: Depth = 6
+    transf_num_heads: Width = 8
+    transf_mlp_dim: Width = 512
+    transf_dim_head: Width = 128
+    transf_dropout: Dropout = 0.1
+
+    @model_validator(mode="after")
+    def _not_beyond_memory(self) -> Self:
+        """The package's network cannot be counted before it is built, as the others are."""
+        attention = 4 * self.transf_num_heads * self.transf_dim_head
+        numbers = self.transf_depth * self.hidden_dim * (attention + 2 * self.transf_mlp_dim)
+        scalars = self.hidden_dim_scalar_enc * len(self.scalar_scales or range(9))
+        numbers += self.hidden_dim * (self.num_patches + 2 * scalars)
+        numbers += self.hidden_dim**2 * (self.kernel_size or 1)
+        if numbers > MOST_NUMBERS:
+            raise ValueError(
+                f"the sizes ask for about {numbers:.1e} parameters; at most {MOST_NUMBERS:.1e}"
+            )
+        return self
 
 
 class Mantis(Expert):

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+from pydantic import ConfigDict
 from torch import Tensor
 
 from enecg import signals
@@ -25,34 +25,34 @@ from enecg.experts.pooling import (
     segments,
 )
 from enecg.experts.preparation import centred, resample_fourier
-from enecg.experts.sizes import Sizes, read_sizes
+from enecg.experts.sizes import Depth, Dropout, Length, Sizes, Small, Width, read_sizes
 
 UNUSED = ("encoder.embed_tokens.weight", "head.linear.weight", "head.linear.bias")
 """In the published files: T5's table of words, and the head of pretraining."""
 
 
-class _T5Sizes(BaseModel):
+class _T5Sizes(Sizes):
     """T5's own configuration, as far as it says what is computed; FLAN-T5 large by default."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    d_model: PositiveInt = 1024
-    d_ff: PositiveInt = 2816
-    d_kv: PositiveInt = 64
-    num_layers: PositiveInt = 24
-    num_heads: PositiveInt = 16
-    feed_forward_proj: str = "gated-gelu"
-    relative_attention_num_buckets: PositiveInt = 32
-    relative_attention_max_distance: PositiveInt = 128
-    layer_norm_epsilon: PositiveFloat = 1e-6
-    dropout_rate: float = 0.1
+    d_model: Width = 1024
+    d_ff: Width = 2816
+    d_kv: Width = 64
+    num_layers: Depth = 24
+    num_heads: Width = 16
+    feed_forward_proj: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "gated-gelu"
+    relative_attention_num_buckets: Length = 32
+    relative_attention_max_distance: Length = 128
+    layer_norm_epsilon: Small = 1e-6
+    dropout_rate: Dropout = 0.1
 
 
 class MomentSizes(Sizes):
     """The authors' config.json; MOMENT-1-large by default."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-    seq_len: PositiveInt = 512
-    patch_len: PositiveInt = 8
+    seq_len: Length = 512
+    patch_len: Length = 8
     t5_config: _T5Sizes = _T5Sizes()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from enecg import signals
-from enecg.errors import UserError, did_you_mean
+from enecg.errors import UserError, brief, did_you_mean
 
 POOLS: dict[str, int] = {"mean": 1, "max": 1, "mean_std": 2}
 """Kinds of pooling, and how many numbers each gives per channel: the value of a ``pool`` option."""
@@ -29,9 +29,17 @@ def check_choice(expert: str, option: str, value: str, allowed: Iterable[str]) -
     """Raise UserError unless an option has one of the values allowed."""
     allowed = tuple(allowed)
     if value not in allowed:
-        near = did_you_mean(str(value), allowed)
+        near = did_you_mean(value, allowed) if isinstance(value, str) else ""
         listing = ", ".join(allowed)
-        raise UserError(f"expert {expert}: {option} is {value!r}{near} (allowed: {listing})")
+        raise UserError(f"expert {expert}: {option} is {brief(value)}{near} (allowed: {listing})")
+
+
+def check_range(expert: str, option: str, value: float, least: float, most: float) -> None:
+    """Raise UserError unless a number is in a range, ends included; NaN is in none."""
+    if not least <= value <= most:
+        raise UserError(
+            f"expert {expert}: {option} is {brief(value)}; it must be from {least:,} to {most:,}"
+        )
 
 
 def check_rate(expert: str, sampling_rate_hz: float, window: int) -> None:

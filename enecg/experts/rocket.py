@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from enecg import signals
-from enecg.errors import UserError, did_you_mean
+from enecg.errors import UserError, brief, did_you_mean
 from enecg.experts.contract import Expert, ExpertSpec, check_input
+from enecg.experts.pooling import check_range
 from enecg.experts.preparation import centred, resample_fourier
 
 RATE_HZ = 100
@@ -36,6 +37,7 @@ LARGEST = 2047
 FLAT_MV = 0.01
 """A lead's standard deviation counts as at least this when it is divided by: flat stays flat."""
 
+MOST_KERNELS = 50_000
 TAPS = 9
 LARGEST_LEAD_SET = 9
 LEVELS = ((0.02, 2.0), (0.01, 0.5), (0.1, 6.0))
@@ -91,11 +93,12 @@ class Rocket(Expert):
     def __init__(self, *, kernels: int = 1850, seed: int = 0, signal: str = "all") -> None:
         if kernels < 4:
             raise UserError(f"expert rocket: kernels is {kernels}; it must be at least 4")
+        check_range(self.name, "kernels", kernels, 4, MOST_KERNELS)
         if not 0 <= seed < 2**32:
             raise UserError(f"expert rocket: seed is {seed}; it must be from 0 to 2**32 - 1")
         if signal not in CHANNELS:
             raise UserError(
-                f"expert rocket: signal is {signal!r}{did_you_mean(str(signal), CHANNELS)} "
+                f"expert rocket: signal is {brief(signal)}{did_you_mean(str(signal), CHANNELS)} "
                 f"(allowed: {', '.join(CHANNELS)})"
             )
         spec = ExpertSpec(

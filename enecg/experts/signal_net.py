@@ -12,6 +12,7 @@ from torch.nn import functional
 from enecg import signals
 from enecg.errors import UserError
 from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_input, drawing_from
+from enecg.experts.pooling import check_range
 from enecg.experts.preparation import centred, resample_fourier
 from enecg.experts.unnormalised import Block, Conv, active
 
@@ -78,10 +79,12 @@ class SignalNet(Expert):
     ) -> None:
         if channels < 2 or channels % 2:
             raise UserError(f"expert signal-net: channels is {channels}; it must be even, above 0")
+        check_range(self.name, "channels", channels, 1, 4096)
         if not 0 <= dropout < 1:
             raise UserError(f"expert signal-net: dropout is {dropout}; give 0 up to below 1")
         if noise < 0:
             raise UserError(f"expert signal-net: noise is {noise}; give at least 0")
+        check_range(self.name, "noise", noise, 0, 1000)
         if not 1 <= windows <= MOST_WINDOWS:
             raise UserError(f"expert signal-net: windows is {windows}; give 1 to {MOST_WINDOWS}")
         widths = [int(times * channels) for times in WIDTHS]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt, model_validator
+from pydantic import ConfigDict, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from enecg.experts.sizes import Sizes
+from enecg.experts.sizes import Depth, Length, Sizes, Small, Width
 
 EPSILON = 1e-5
 """Added to variances (and, squared, to the scale of the forecast) by RevIN."""
@@ -23,33 +23,33 @@ TOKEN_IDS: dict[str, tuple[int, ...]] = {
 """GPT-2's tokens of "Predict the future time step given the trend" (season, residual)."""
 
 
-class _GPT2Sizes(BaseModel):
+class _GPT2Sizes(Sizes):
     """What differs from GPT-2 as published."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    n_head: PositiveInt = 12
-    vocab_size: PositiveInt = 50257
-    n_positions: PositiveInt = 1024
+    n_head: Width = 12
+    vocab_size: Length = 50257
+    n_positions: Length = 1024
 
 
-class _LoRASizes(BaseModel):
+class _LoRASizes(Sizes):
     """The adapter inside the published weights."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    r: PositiveInt = 16
-    alpha: float = 16.0
+    r: Width = 16
+    alpha: Small = 16.0
 
 
 class TempoSizes(Sizes):
     """The authors' configuration; what the network does not read of it is ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-    seq_len: PositiveInt = 336
-    pred_len: PositiveInt = 96
-    patch_size: PositiveInt = 16
-    stride: PositiveInt = 8
-    d_model: PositiveInt = 768
-    gpt_layers: PositiveInt = 6
+    seq_len: Length = 336
+    pred_len: Length = 96
+    patch_size: Length = 16
+    stride: Length = 8
+    d_model: Width = 768
+    gpt_layers: Depth = 6
     gpt2: _GPT2Sizes = _GPT2Sizes()
     lora: _LoRASizes = _LoRASizes()
     stub_token_ids: dict[str, tuple[int, ...]] = TOKEN_IDS

@@ -14,7 +14,7 @@ from enecg import signals
 from enecg.errors import UserError
 from enecg.experts import weights
 from enecg.experts.contract import ADAPTATIONS, Expert, ExpertSpec, check_input, drawing_from
-from enecg.experts.pooling import POOLS, check_choice, pooled
+from enecg.experts.pooling import POOLS, check_choice, check_range, pooled
 from enecg.experts.preparation import centred, resample_fourier
 
 SEQ_LEN = 500
@@ -75,6 +75,7 @@ class TimesNet(Expert):
         check_choice(self.name, "pool", pool, (*POOLS, "forecast"))
         if layers < 1:
             raise UserError(f"expert timesnet: layers is {layers}; it must be at least 1")
+        check_range(self.name, "layers", layers, 1, 100)
         with drawing_from(seed):
             network = _Network(layers)
         spec = ExpertSpec(

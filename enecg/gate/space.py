@@ -7,12 +7,21 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from enecg.errors import UserError, did_you_mean
+from enecg.errors import UserError, brief, did_you_mean
 from enecg.signals import LEADS, lead_position
-from enecg.spaces import FORMS, Chance, Source, corners, draw, place, place_of_space, values
+from enecg.spaces import (
+    FORMS,
+    Chance,
+    Source,
+    corners,
+    draw,
+    place,
+    place_of_space,
+    read_space,
+    values,
+)
 
 LEAD_GROUPS = {
     "limb": LEADS[:3],
@@ -48,22 +57,22 @@ class GateChoice(BaseModel):
     up the features."""
     depth: int = Field(ge=0, le=8)
     """Hidden dense layers."""
-    width: int = Field(ge=1)
+    width: int = Field(ge=1, le=8192)
     """Their width, and the convolution's."""
     dropout: float = Field(ge=0, lt=1)
-    temperature: float = Field(gt=0)
+    temperature: float = Field(gt=0, le=1e6)
     """Divides the logits before the softmax."""
-    top_k: int = Field(default=0, ge=0)
+    top_k: int = Field(default=0, ge=0, le=100_000)
     """Experts that keep a weight, record by record; 0: all of them."""
     weights_per: Literal["record", "class"] = "record"
     """Whether each class of a task has weights of its own."""
     mix: Literal["probabilities", "logits"] = "probabilities"
     """What is averaged for classes; values are averaged as they are."""
-    balance: float = Field(default=0.0, ge=0)
+    balance: float = Field(default=0.0, ge=0, le=1e6)
     """Weight of the load-balancing term in the loss."""
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
-    epochs: int = Field(ge=0)
+    learning_rate: float = Field(gt=0, le=1000)
+    weight_decay: float = Field(ge=0, le=1e6)
+    epochs: int = Field(ge=0, le=100_000)
 
     @field_validator("leads", mode="before")
     @classmethod
@@ -90,8 +99,8 @@ def leads_named(text: str) -> tuple[str, ...]:
         else:
             known = [*LEADS, *LEAD_GROUPS]
             raise UserError(
-                f"leads: no lead or group {name.strip()!r}{did_you_mean(name.strip(), known)}; "
-                f"known: {', '.join(known)}"
+                f"leads: no lead or group {brief(name.strip())}"
+                f"{did_you_mean(name.strip(), known)}; known: {', '.join(known)}"
             )
     return tuple(lead for lead in LEADS if lead in wanted)
 
@@ -113,24 +122,9 @@ class Space:
 
     def __init__(self, path: Path, experts: list[str]) -> None:
         self.path, self.experts = Path(place_of_space(str(path))), experts
-        try:
-            space = yaml.safe_load(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"gate.space: no file {path}") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"gate.space: cannot read {path}: {error}") from None
         known = list(GateChoice.model_fields)
-        if not isinstance(space, dict):
-            raise UserError(f"gate.space: {path} must map {', '.join(known)} to values")
-        for key in space:
-            if key not in known:
-                raise UserError(
-                    f"gate.space: unknown key {key!r} in {path}{did_you_mean(str(key), known)}; "
-                    f"allowed: {', '.join(known)}"
-                )
         required = [key for key, field in GateChoice.model_fields.items() if field.is_required()]
-        if missing := [key for key in required if key not in space]:
-            raise UserError(f"gate.space: {path} lacks {', '.join(missing)}")
+        space = read_space(self.path, "gate.space", known, required)
         self.forms: dict[str, Any] = {key: space[key] for key in known if key in space}
         for source in corners(self.forms.values()):
             self.draw(source)
@@ -147,12 +141,13 @@ class Space:
         try:
             return GateChoice.model_validate(values)
         except UserError as error:
-            raise UserError(f"gate.space: {self.path}: {error}") from None
+            raise UserError(f"gate.space: {brief(self.path)}: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(
-                f"gate.space: {self.path}: {where}: {first['msg']}, not {first['input']!r}"
+                f"gate.space: {brief(self.path)}: {where}: {first['msg']}, "
+                f"not {brief(first['input'])}"
             ) from None
 
     def different(
@@ -218,7 +213,7 @@ class Space:
 
     def _value(self, key: str, form: Any, source: Source) -> Any:
         """One value of one key."""
-        where = f"gate.space: {self.path}: {key}"
+        where = f"gate.space: {brief(self.path)}: {key}"
         try:
             if key in ("leads", "experts") and isinstance(form, dict) and set(form) == ANY:
                 return _some(key, form["any"], self._pool(key, form["of"], where), source)
@@ -227,10 +222,10 @@ class Space:
         except UserError as error:
             text = str(error)
             raise UserError(text if text.startswith(where) else f"{where}: {text}") from None
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, AttributeError):
             pass
         raise UserError(
-            f"{where}: {form!r} is none of {FORMS}, "
+            f"{where}: {brief(form)} is none of {FORMS}, "
             "{any: number or [least, most], of: …} (leads and experts)"
         )
 
@@ -248,12 +243,12 @@ class Space:
         for name in members:
             if name not in self.experts:
                 raise UserError(
-                    f"{where}: no expert {name!r} in this experiment"
+                    f"{where}: no expert {brief(name)} in this experiment"
                     f"{did_you_mean(str(name), [*self.experts, 'all'])}; there are: "
                     f"{', '.join(self.experts)}"
                 )
             if members.count(name) > 1:
-                raise UserError(f"{where}: {name} stands there more than once")
+                raise UserError(f"{where}: {brief(name, quoted=False)} stands there more than once")
         return members
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from enecg.records.channel import Channel, Rejected
+from enecg.records.channel import Channel, Rejected, check_amplitude
 from enecg.signals import (
     DURATION_S,
     LARGEST,
@@ -92,8 +92,10 @@ def canonical(channels: dict[int, Channel]) -> CanonicalRecord:
     Raises
     ------
     Rejected
-        No lead that carries a signal.
+        No lead that carries a signal, or one with a voltage that no electrode delivers.
     """
+    for lead, channel in channels.items():
+        check_amplitude(LEADS[lead], channel)
     changed: set[str] = set()
     signal_LT = np.full((len(LEADS), N_SAMPLES), MISSING, dtype=np.int16)
     gain_L = np.full(len(LEADS), 1000.0)

@@ -16,12 +16,22 @@ HEAD_S = DURATION_S + 1.0
 """Of a long recording nothing after this is kept: ten seconds, and what resampling leans on."""
 SLOWEST_HZ, FASTEST_HZ = 50.0, 50_000.0
 WEAKEST_GAIN, STRONGEST_GAIN = 1e-6, 1e12
+LARGEST_MILLIVOLTS = 1000.0
+"""No ECG has a sample beyond. Electrodes may stand at 300 mV of direct voltage (IEC 60601-2-25),
+waves are a few mV high, pacing spikes and rails some tens (16 mV is the most in 2,900 records of
+PTB-XL and the Challenges); three times the offset is left as a margin. Beyond it stands what a
+wrong gain, unit or baseline made of the samples."""
+
+
+LONGEST_DETAIL = 500
+"""Characters of why a record was rejected."""
 
 
 class Rejected(Exception):
     """A record that cannot be used: a short reason that can be counted, and the detail."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = detail if len(detail) <= LONGEST_DETAIL else f"{detail[: LONGEST_DETAIL - 1]}…"
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
@@ -66,6 +76,33 @@ class Channel:
         x_T = (self.digital_T.astype(np.float64) - self.baseline) / self.gain
         x_T[self.missing_T] = np.nan
         return x_T
+
+
+def check_amplitude(name: str, channel: Channel) -> None:
+    """Reject a lead with a sample that no electrode delivers; missing ones do not count.
+
+    Raises
+    ------
+    Rejected
+        A sample is further than `LARGEST_MILLIVOLTS` from 0 mV.
+    """
+    samples = channel.digital_T
+    if channel.has_gaps:
+        samples = samples[~channel.missing_T]
+    if len(samples) == 0:
+        return
+    ends = (float(samples.min()), float(samples.max()))
+    largest = max((abs(end - channel.baseline) / abs(channel.gain) for end in ends), key=_nan_last)
+    if not largest <= LARGEST_MILLIVOLTS:
+        raise Rejected(
+            "implausible amplitude",
+            f"{name}: {largest:g} mV; taken: up to {LARGEST_MILLIVOLTS:,.0f} from 0 (are gain, "
+            "unit and baseline right?)",
+        )
+
+
+def _nan_last(value: float) -> float:
+    return math.inf if math.isnan(value) else value
 
 
 def head_length(rate_hz: float) -> int:

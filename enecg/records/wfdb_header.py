@@ -16,6 +16,8 @@ from enecg.records.channel import Rejected
 
 LARGEST_FILE = 4 << 20
 """Bytes; a header of 20,000 segments stays below."""
+MOST_SIGNALS = 1000
+"""Polysomnography has some 60; each costs time, and the header alone would allow 600,000."""
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _FILE = re.compile(r"~|[A-Za-z0-9_-]+(\.[A-Za-z0-9_]+)?")
 _COUNT = re.compile(r"[0-9]{1,15}")
@@ -142,6 +144,8 @@ def parse_header(data: bytes) -> Header:
         raise _refusal(f"sampling rate {fields[2]!r} is no number")
     # Time and date may follow; they are written in many ways, and nothing here needs them.
     n_frames = _count(fields[3], "the number of samples") if len(fields) > 3 else 0
+    if n_signals > MOST_SIGNALS:
+        raise _refusal(f"{n_signals} signals; at most {MOST_SIGNALS} are read")
     rest = lines[1:]
     expected = _count(segments, "the number of segments") if slash else n_signals
     if len(rest) != expected:

@@ -10,7 +10,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from enecg.records.channel import HEAD_S, Channel, Rejected, check_plausible, head_length
+from enecg.records.channel import (
+    FASTEST_HZ,
+    HEAD_S,
+    Channel,
+    Rejected,
+    check_plausible,
+    head_length,
+)
 from enecg.records.sixteen_bit import FORMATS, read_frames
 from enecg.records.wfdb_header import LARGEST_FILE, Header, Signal, parse_header
 from enecg.records.wfdb_slow import BYTES, NO_SAMPLE, read_signals
@@ -18,6 +25,10 @@ from enecg.signals import LEADS, lead_position
 
 # Units of a signal → how many of them make one millivolt. Both signs for micro are in use.
 _PER_MILLIVOLT = {"mv": 1.0, "uv": 1e3, "µv": 1e3, "μv": 1e3, "nv": 1e6, "v": 1e-3}
+
+
+MOST_KEPT = 1 << 26
+"""Samples of one record, over all signals, in the seconds that are kept: 256 MB at the most."""
 
 
 def read_listed(corpus: Path, path: str) -> dict[int, Channel]:
@@ -128,6 +139,8 @@ def _size(file: Path, path: Path, corpus: Path | None) -> int:
 def _segment(path: Path, header: Header, corpus: Path | None) -> dict[int, Channel]:
     """Read and verify a record of one segment."""
     _check_layout(header)
+    if header.rate_hz > FASTEST_HZ:  # what is kept of each signal is so many seconds of it
+        raise Rejected("unusable sampling rate", f"{header.rate_hz:g} Hz")
     sizes = {name: _size(path.with_name(name), path, corpus) for name in header.files}
     n_frames = _checked_length(header, sizes)
     samples, sums = _read_files(path, header, n_frames)
@@ -169,6 +182,14 @@ def _checked_length(header: Header, sizes: dict[str, int]) -> int:
             )
     if not n_frames:
         raise Rejected("wrong length", "no samples")
+    for signal in header.signals:
+        if signal.skew >= n_frames:  # shifting it by so many frames leaves none of its samples
+            raise Rejected(
+                "unreadable header", f"{signal.name}: skew {signal.skew} of {n_frames} frames"
+            )
+    width = sum(signal.per_frame for signal in header.signals)
+    if min(n_frames, head_length(header.rate_hz)) * width > MOST_KEPT:
+        raise Rejected("too long", f"{width} samples per frame")
     return n_frames
 
 
@@ -255,9 +276,11 @@ def _per_millivolt(signal: Signal) -> float:
 def _joined(path: Path, header: Header, corpus: Path | None) -> dict[int, Channel]:
     """Verify the segments of a multi-segment record and put each lead's pieces in a row."""
     pieces: dict[int, list[tuple[int, Channel]]] = {}
-    start = 0
+    start, verified = 0, set[tuple[str, int]]()
     for name, length in header.segments:
-        if name != "~" and length:  # length 0: the layout of a variable-layout record
+        if (name, length) in verified and start >= HEAD_S * header.rate_hz:
+            pass  # a segment may stand there again and again; nothing more is needed of it
+        elif name != "~" and length:  # length 0: the layout of a variable-layout record
             segment = _header(path.with_name(name), corpus)
             if segment.segments:
                 raise Rejected("unreadable header", f"segment {name} has segments itself")
@@ -270,6 +293,7 @@ def _joined(path: Path, header: Header, corpus: Path | None) -> dict[int, Channe
             for lead, channel in _segment(path.with_name(name), segment, corpus).items():
                 if start < HEAD_S * header.rate_hz or lead not in pieces:
                     pieces.setdefault(lead, []).append((start, channel))
+            verified.add((name, length))
         start += length
     if header.n_frames is not None and start != header.n_frames:
         raise Rejected(

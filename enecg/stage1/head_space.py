@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enecg.config import Stage1Settings
-from enecg.errors import UserError, did_you_mean
-from enecg.spaces import Chance, Source, corners, draw, place_of_space
+from enecg.errors import UserError, brief
+from enecg.spaces import Chance, Source, corners, draw, place_of_space, read_space
 
 
 class HeadChoice(BaseModel):
@@ -23,8 +22,8 @@ class HeadChoice(BaseModel):
     """Their width."""
     dropout: float = Field(ge=0, lt=1)
     """After each of them."""
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
+    learning_rate: float = Field(gt=0, le=1000)
+    weight_decay: float = Field(ge=0, le=1e6)
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Of the features, before the first layer."""
 
@@ -57,21 +56,8 @@ def head_choices(settings: Stage1Settings, seed: int) -> list[HeadChoice]:
     if settings.head_trials == 0:
         return choices
     path, known = Path(place_of_space(settings.head_space)), list(HeadChoice.model_fields)
-    where = f"stage1.head_space: {path}"
-    try:
-        space = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"stage1.head_space: no file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"stage1.head_space: cannot read {path}: {error}") from None
-    if not isinstance(space, dict):
-        raise UserError(f"{where} must map some of {', '.join(known)} to values")
-    for key in space:
-        if key not in known:
-            raise UserError(
-                f"{where}: unknown key {key!r}{did_you_mean(str(key), known)}; "
-                f"allowed: {', '.join(known)}"
-            )
+    where = f"stage1.head_space: {brief(path)}"
+    space = read_space(path, "stage1.head_space", known)
 
     def drawn(source: Source) -> HeadChoice:
         values = choices[0].model_dump()
@@ -79,13 +65,15 @@ def head_choices(settings: Stage1Settings, seed: int) -> list[HeadChoice]:
             try:
                 values[key] = draw(key, space[key], source)
             except (TypeError, ValueError, OverflowError) as error:
-                raise UserError(f"{where}: {key}: {error}") from None
+                raise UserError(f"{where}: {key}: {brief(error, quoted=False)}") from None
         try:
             return HeadChoice.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            raise UserError(f"{where}: {key}: {first['msg']}, not {first['input']!r}") from None
+            raise UserError(
+                f"{where}: {key}: {first['msg']}, not {brief(first['input'])}"
+            ) from None
 
     for corner in corners(space.values()):
         drawn(corner)

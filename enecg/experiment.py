@@ -86,8 +86,7 @@ def check_experts(config: Config) -> None:
             if key not in allowed:
                 raise UserError(
                     f"config: unknown key 'experts.{name}.{brief(key, False)}'"
-                    f"{did_you_mean(key, allowed)}; "
-                    f"allowed in experts.{name}: {', '.join(allowed)}"
+                    f"{did_you_mean(key, allowed)}; allowed in experts.{name}: {', '.join(allowed)}"
                 )
         if settings.heads is not None and not settings.frozen:
             raise UserError(

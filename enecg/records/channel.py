@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -47,6 +48,8 @@ class Channel:
         Sampling rate.
     n_samples : int
         Length of the whole recording.
+    inverted : bool
+        The file has the lead turned over (``-aVR``), and `gain` the other sign for that.
     """
 
     digital_T: npt.NDArray[Any]
@@ -55,6 +58,7 @@ class Channel:
     baseline: int
     rate_hz: float
     n_samples: int
+    inverted: bool = False
 
     @cached_property
     def has_gaps(self) -> bool:
@@ -66,6 +70,20 @@ class Channel:
         x_T = (self.digital_T.astype(np.float64) - self.baseline) / self.gain
         x_T[self.missing_T] = np.nan
         return x_T
+
+
+class Leads(dict[int, Channel]):
+    """The leads of a recording by their place in `enecg.signals.LEADS`.
+
+    Attributes
+    ----------
+    left_out : tuple of str
+        Names of the recording's other signals.
+    """
+
+    def __init__(self, channels: dict[int, Channel], left_out: Iterable[str] = ()) -> None:
+        super().__init__(channels)
+        self.left_out = tuple(dict.fromkeys(left_out))
 
 
 def head_length(rate_hz: float) -> int:

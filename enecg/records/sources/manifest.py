@@ -88,7 +88,7 @@ def _rows(place: Place) -> list[dict[str, Any]]:
 
 def _relative(path: str, corpus: Corpus) -> str:
     """Return a record's path in the corpus; one that leads out stays as it is, to be rejected."""
-    stem = os.path.splitext(path)[0] if path.endswith((".hea", ".dat", ".mat")) else path
+    stem = os.path.splitext(path)[0] if path.lower().endswith((".hea", ".dat", ".mat")) else path
     if os.path.isabs(stem) and PurePath(stem).is_relative_to(corpus.uri):
         stem = os.path.relpath(stem, corpus.uri)
     return stem.removeprefix("./")

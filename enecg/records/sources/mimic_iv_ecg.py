@@ -48,7 +48,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         ["record_id", "subject_id", "path", "ecg_time"]
     ]
     # The table writes paths with the header's name, some copies with its ending.
-    listed["path"] = listed["path"].str.removesuffix(".hea")
+    listed["path"] = listed["path"].str.replace(r"\.hea$", "", case=False, regex=True)
     notes: list[str] = []
     if corpus.exists(MEASUREMENTS):
         measured, notes = _measurements(corpus)

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 import pandas as pd
 
+from enecg.errors import UserError
 from enecg.records.corpus import Corpus
 from enecg.records.label_table import with_labels
 from enecg.records.sources.listing import Listing, Source, listing_from
@@ -42,9 +43,18 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     return listing_from(listed, labels, notes)
 
 
-def headers(corpus: Corpus) -> list[str]:
-    """Return the name of every header, without ``.hea``, that is no other record's segment."""
-    names = {name[: -len(".hea")]: name for name in corpus.names_ending(".hea")}
+def headers(corpus: Corpus) -> dict[str, str]:
+    """Return every header that is no other record's segment: its name without ``.hea``, and whole.
+
+    Raises
+    ------
+    UserError
+        Two headers whose names differ in the case of their endings.
+    """
+    names: dict[str, str] = {}
+    for name in corpus.names_ending(".hea"):
+        if (other := names.setdefault(name[: -len(".hea")], name)) != name:
+            raise UserError(f"{corpus.uri}: {other} and {name} are headers of one name; remove one")
     stems = list(names)
     beside: dict[str, list[str]] = defaultdict(list)
     for stem in stems:
@@ -56,7 +66,7 @@ def headers(corpus: Corpus) -> list[str]:
         for name, content in corpus.read_heads(several, _HEADER_BYTES)
         for part in _segments(content)
     }
-    return [stem for stem in stems if stem not in parts]
+    return {stem: name for stem, name in names.items() if stem not in parts}
 
 
 def _segments(header: bytes) -> set[str]:

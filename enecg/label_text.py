@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,12 +98,22 @@ def counted(found: dict[str, int]) -> dict[str, object]:
     }
 
 
-def shown(found: dict[str, int], most: int = 3) -> str:
-    """Return the most frequent values with their counts, such as ``'1,250' (4), 2 more``."""
+def shown(found: Mapping[str, int], total: int | None = None, most: int = 3) -> str:
+    """Return the most frequent values with their counts, such as ``'1,250' (4), others (2)``.
+
+    Parameters
+    ----------
+    found : mapping of str to int
+    total : int, optional
+        How many there are, if ``found`` holds not all.
+    most : int
+        How many to name.
+    """
     ordered = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
     said = [f"{value[:60]!r} ({count:,})" for value, count in ordered[:most]]
-    if len(ordered) > most:
-        said.append(f"{len(ordered) - most:,} more")
+    rest = (sum(found.values()) if total is None else total) - sum(c for _, c in ordered[:most])
+    if rest:
+        said.append(f"others ({rest:,})")
     return ", ".join(said)
 
 

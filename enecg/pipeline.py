@@ -49,6 +49,8 @@ def show_plan(config_path: Path, changes: list[str] | None) -> None:
     config = load_config(config_path, changes)
     experiment = open_experiment(config.located())
     check_experts(config)
+    for note in experiment.label_notes:
+        say(note)
     connect()
     _, plan = plan_experts(experiment)
     Console(width=None if os.isatty(1) else 140).print(plan)
@@ -102,6 +104,8 @@ def _note_inputs(experiment: Experiment) -> None:
     table = experiment.store.index[["record_id", "group_id"]].assign(
         outer_fold=[nested.outer_names[fold] for fold in nested.outer_N]
     )
+    for note in experiment.label_notes:
+        say(note)
     inner = f"× {config.inner_folds} inner"
     if nested.shared:
         inner = "folds, the others as inner"

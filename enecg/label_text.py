@@ -148,7 +148,7 @@ def numbers_of(values: pd.Series) -> tuple[npt.NDArray[np.float64], dict[str, in
     unreadable : dict of str to int
         What is present but no finite number, with how often it occurs.
     """
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+    if _is_numeric(values):
         numbers = values.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
         bad = np.isinf(numbers)
         unreadable = dict(Counter(map(str, numbers[bad])))
@@ -159,6 +159,11 @@ def numbers_of(values: pd.Series) -> tuple[npt.NDArray[np.float64], dict[str, in
     read_D = np.array([*map(_number, different), np.nan], dtype=np.float64)
     numbers = read_D[number]  # −1, missing: the last one
     return numbers, often(texts[np.isnan(numbers)])
+
+
+def _is_numeric(values: pd.Series) -> bool:
+    types = pd.api.types
+    return types.is_numeric_dtype(values) and not types.is_bool_dtype(values)
 
 
 def _number(text: str) -> float:
@@ -179,6 +184,10 @@ def texts_of(values: pd.Series) -> npt.NDArray[np.object_]:
     Whole numbers of a numeric column are written without ``.0``: a missing value among them makes
     Parquet's integers floats in pandas.
     """
+    if values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) == "string":
+        number, different = pd.factorize(values)  # far fewer than values, most often
+        stripped = [text.strip() or None for text in different]
+        return np.array([*stripped, None], dtype=object)[number]
     missing = is_missing(values)
     plain = values.to_numpy(dtype=object)
     texts = np.empty(len(values), dtype=object)
@@ -215,10 +224,9 @@ def names_of(
     """
     place = {name: at for at, name in enumerate(classes)}
     number, different = pd.factorize(texts_of(values))
-    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     # A column of floats is written uniformly, with or without ".0" (see `enecg.records.columns`).
     found = [place.get(name, UNDECLARED) for name in different]
-    if is_number:
+    if _is_numeric(values):
         found = [
             place.get(f"{name}.0", UNDECLARED) if at == UNDECLARED else at
             for name, at in zip(different, found, strict=True)

@@ -31,7 +31,7 @@ def typed(values: pd.Series) -> pd.Series:
     present = values.dropna()
     if values.dtype != object or not len(present):
         return values
-    if not all(isinstance(value, str) for value in present):
+    if pd.api.types.infer_dtype(present) != "string":
         return values
     different = pa.array(pd.unique(present), pa.string())
     if pc.all(pc.match_substring_regex(different, _WHOLE)).as_py():

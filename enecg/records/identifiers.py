@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from enecg.errors import UserError
 
@@ -19,6 +21,8 @@ _BLANKS = " \t\r\n\v\f\u00a0\u200b\ufeff"
 _WHOLE = re.compile(r"(-?[0-9]+)\.0*")
 # Plain "1e7" may be a hexadecimal name; with a point or a sign it can only be a rounded number.
 _ROUNDED = re.compile(r"-?[0-9]+(\.[0-9]+[eE][+-]?|[eE][+])[0-9]+")
+_NORMAL = "^[A-Za-z0-9_-]+$"
+"""What most identifiers look like; they are in their normal form already."""
 _LARGEST_FLOAT = 2**53
 WORDS_FOR_MISSING = frozenset({"na", "n/a", "nan", "nat", "none", "null", "<na>", "unknown"})
 """What programs write into a cell that should be empty, in lower case."""
@@ -96,32 +100,17 @@ def identifiers(values: pd.Series, where: Callable[[int], str]) -> pd.Series:
         A value that is no identifier; the message says where it stands.
     """
     plain = pd.Series(values.to_numpy(dtype=object), index=values.index, dtype=object)
-    try:
-        # Far fewer subjects than records; and most columns hold text only.
-        number, different = pd.factorize(plain, use_na_sentinel=True)
-        # factorize takes 1, 1.0 and True for the same.
-        mixed = any(isinstance(value, bool | np.bool_) for value in plain)
-    except TypeError:  # lists and the like cannot be counted
-        mixed = True
-    if mixed:
-        normal = np.array(
-            [_normal(value, where, place) for place, value in enumerate(plain)] + [None],
-            dtype=object,
-        )[:-1]
-        return pd.Series(normal, index=values.index, dtype=object)
-    table = np.array(
-        [_normal(value, lambda _, n=n: where(int((number == n).argmax())), 0)
-         for n, value in enumerate(different)] + [None],
-        dtype=object,
-    )  # fmt: skip
-    return pd.Series(table[number], index=values.index, dtype=object)
-
-
-def _normal(value: object, where: Callable[[int], str], place: int) -> str | None:
-    try:
-        return identifier(value)
-    except ValueError as error:
-        raise UserError(f"{where(place)} {error}") from None
+    if pd.api.types.infer_dtype(plain, skipna=True) in ("string", "empty"):
+        texts = pa.array(plain, pa.string(), from_pandas=True)
+        if pc.all(pc.match_substring_regex(texts, _NORMAL)).as_py() is not False:
+            return plain.where(plain.notna(), None)
+    normal = np.empty(len(plain), dtype=object)
+    for place, value in enumerate(plain):
+        try:
+            normal[place] = identifier(value)
+        except ValueError as error:
+            raise UserError(f"{where(place)} {error}") from None
+    return pd.Series(normal, index=values.index, dtype=object)
 
 
 def note_on_words(subjects: pd.Series, origin: object) -> list[str]:

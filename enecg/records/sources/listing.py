@@ -108,8 +108,9 @@ def without_sentinels(table: pd.DataFrame) -> pd.DataFrame:
         if pd.api.types.is_numeric_dtype(values):
             columns[str(name)] = values.mask(values.isin(SENTINELS))
         elif values.dtype == object:
-            texts = values.map(lambda value: value if isinstance(value, str) else None)
-            columns[str(name)] = values.mask(texts.isin(_SENTINEL_TEXTS), None)
+            if pd.api.types.infer_dtype(values, skipna=True) != "string":  # lists among them
+                values = values.map(lambda value: value if isinstance(value, str) else None)
+            columns[str(name)] = table[name].mask(values.isin(_SENTINEL_TEXTS), None)
     return table.assign(**columns)
 
 

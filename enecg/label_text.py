@@ -191,7 +191,9 @@ def texts_of(values: pd.Series) -> npt.NDArray[np.object_]:
     missing = is_missing(values)
     plain = values.to_numpy(dtype=object)
     texts = np.empty(len(values), dtype=object)
-    texts[:] = [None if gone else text_of(value) for value, gone in zip(plain, missing, strict=True)]
+    texts[:] = [
+        None if gone else text_of(value) for value, gone in zip(plain, missing, strict=True)
+    ]
     return texts
 
 

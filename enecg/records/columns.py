@@ -38,7 +38,9 @@ def typed(values: pd.Series) -> pd.Series:
         whole = present.astype(np.int64)
         if (whole.abs() > _LARGEST_FLOAT).any():
             return values
-        return whole if len(whole) == len(values) else whole.astype(np.float64).reindex(values.index)
+        return (
+            whole if len(whole) == len(values) else whole.astype(np.float64).reindex(values.index)
+        )
     # Two ways of writing a column of decimals: 61.0 and 61.5, or 61 and 61.5; not both.
     try:
         numbers = {text: float(text) for text in different.to_pylist()}

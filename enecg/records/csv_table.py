@@ -61,17 +61,15 @@ def read_csv(path: Place, required: Iterable[str], text: Iterable[str] = ()) -> 
     lines = None
     if table is None:
         table, lines = _slow(body, delimiter, names, path)
-    elif body.rstrip(b"\n").count(b"\n") != table.num_rows:  # cells of several lines
-        lines = [line for line, _ in _rows(body, delimiter, path)][1:]
     table = _without_blanks(table)
     frame = table.to_pandas().astype(object)
     # NaN, not None: so text may be joined column by column.
     frame = _named(frame.where(frame.notna(), np.nan), path)
     empty = frame.isna().all(axis=1).to_numpy()
-    if empty.any():
-        place = [*range(2, len(frame) + 2)] if lines is None else lines
-        lines = [line for line, gone in zip(place, empty, strict=True) if not gone]
-        frame = frame[~empty].reset_index(drop=True)
+    whole = body.rstrip(b"\n").count(b"\n") == len(frame)
+    frame = frame[~empty].reset_index(drop=True)
+    if lines is None and (empty.any() or not whole):  # empty lines, or cells of several lines
+        lines = [line for line, _ in _rows(body, delimiter, path)][1:]
     if lines is not None:
         frame.attrs["lines"] = lines
     missing = [name for name in required if name not in frame.columns]
@@ -187,9 +185,7 @@ def _rows(body: bytes, delimiter: str, path: Place) -> Iterator[tuple[int, list[
         raise UserError(f"{path}, line {reader.line_num}: not a CSV table: {error}") from None
 
 
-def _slow(
-    body: bytes, delimiter: str, names: list[str], path: Place
-) -> tuple[pa.Table, list[int]]:
+def _slow(body: bytes, delimiter: str, names: list[str], path: Place) -> tuple[pa.Table, list[int]]:
     """Read a table row by row; rows may have empty cells too many at their end."""
     rows = _rows(body, delimiter, path)
     next(rows, None)

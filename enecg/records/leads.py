@@ -32,7 +32,7 @@ _LEAD = re.compile(
     r"(?:d[ _-]?)?(?P<roman>i{1,3})|d[ _-]?(?P<number>[1-3])|a[ _-]?v[ _-]?(?P<augmented>[rlf])|"
     r"[vc][ _-]?(?P<chest>[1-6])|ml[ _-]?(?P<modified>ii|2)"
 )
-_SIGN = re.compile(r"(\(\s*([+-])\s*\)|[+-]|(?:minus|neg|negative|inv|inverted|inverse)\b)[ _]*")
+_SIGN = re.compile(r"(\(\s*([+-])\s*\)|[+-]|(?:minus|negative|neg|inverted|inverse|inv)\b\.?)[ _]*")
 # A bare "-" behind a name ("V1-") may be the mark of a reference: not taken for a sign.
 _SIGN_BEHIND = re.compile(
     r"[ _]*(\(\s*([+-])\s*\)|[+]|\(?(?:minus|neg|negative|inv|inverted|inverse)\)?)$"

@@ -65,7 +65,9 @@ def convert_shard(
             rows.append(row)
             try:
                 channels = read(folder, path)
-                row["left_out"] = [name[:_LONGEST_NAME] for name in getattr(channels, "left_out", ())]
+                row["left_out"] = [
+                    name[:_LONGEST_NAME] for name in getattr(channels, "left_out", ())
+                ]
                 record = canonical(channels)
             except Rejected as refusal:
                 row.update(reason=refusal.reason, detail=refusal.detail)

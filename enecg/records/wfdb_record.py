@@ -177,9 +177,7 @@ def _segment(
 ) -> Leads:
     """Read and verify a record of one segment."""
     _check_layout(header)
-    sizes = {
-        name: _size(_on_disk(path.with_name(name)), path, corpus) for name in header.files
-    }
+    sizes = {name: _size(_on_disk(path.with_name(name)), path, corpus) for name in header.files}
     n_frames = _checked_length(header, sizes)
     samples, sums = _read_files(path, header, n_frames)
     if header.n_frames is not None:  # else checksums mean nothing, by the specification
@@ -234,7 +232,9 @@ def _read_files(
         places = [place for place, signal in enumerate(header.signals) if signal.file == name]
         signals = [header.signals[place] for place in places]
         if signals[0].format in FORMATS and not any(signal.skew for signal in signals):
-            read = _fast(_on_disk(path.with_name(name)), signals, n_frames, head_length(header.rate_hz))
+            read = _fast(
+                _on_disk(path.with_name(name)), signals, n_frames, head_length(header.rate_hz)
+            )
             for place, (digital_T, total) in zip(places, read, strict=True):
                 samples[place], sums[place] = digital_T, total
         else:

@@ -175,4 +175,6 @@ def listing_from(
     labels = tuple(name for name in others if name in known)
     metadata = tuple(name for name in others if name not in known)
     columns = [*KEYS, *labels, *metadata]
-    return Listing(table[columns].reset_index(drop=True), labels, metadata, tuple(notes), tuple(texts))
+    return Listing(
+        table[columns].reset_index(drop=True), labels, metadata, tuple(notes), tuple(texts)
+    )

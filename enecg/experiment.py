@@ -28,6 +28,8 @@ class Experiment:
     nested : Nested
     targets : dict of str to float array, shape (N,) or (N, C)
         Per task; NaN where the label is missing.
+    label_notes : tuple of str
+        Which labels could not be used as they stand, a line for each task and kind.
     """
 
     config: Config
@@ -35,6 +37,7 @@ class Experiment:
     tasks: list[Task]
     nested: Nested
     targets: dict[str, np.ndarray]
+    label_notes: tuple[str, ...] = ()
 
     @property
     def record_ids(self) -> list[str]:
@@ -53,23 +56,19 @@ def open_experiment(config: Config) -> Experiment:
     store = RecordStore.open(config.records)
     nested = nested_folds(store.index, config)
     targets: dict[str, np.ndarray] = {}
+    notes: list[str] = []
     for task in config.task_list:
         if task.column not in store.index:
             raise UserError(
                 f"task {task.name}: {config.records} has no label column {task.column!r}"
                 f"{did_you_mean(task.column, store.index.columns)}"
             )
-        targets[task.name] = task.targets(store.index[task.column])
-        hints = list(absent_classes(task, store.index[task.column]))
-        if not known(targets[task.name]).any():
-            raise UserError(
-                f"task {task.name}: no record has a valid label in column {task.column!r}"
-                + "".join(f"; {hint}" for hint in hints)
-            )
-        for hint in hints:
-            say(f"task {task.name}: {hint}")
-        _check_labels(task, targets[task.name], nested)
-    return Experiment(config, store, config.task_list, nested, targets)
+        targets[task.name], unread = task.read(store.index[task.column])
+        hints = absent_classes(task, store.index[task.column])
+        said = [*task.told(unread), *(f"task {task.name}: {hint}" for hint in hints)]
+        _check_labels(task, targets[task.name], nested, said)
+        notes += said
+    return Experiment(config, store, config.task_list, nested, targets, tuple(notes))
 
 
 def check_experts(config: Config) -> None:
@@ -105,9 +104,14 @@ def check_experts(config: Config) -> None:
             )
 
 
-def _check_labels(task: Task, target_N: np.ndarray, nested: Nested) -> None:
+def _check_labels(task: Task, target_N: np.ndarray, nested: Nested, said: list[str]) -> None:
     """Refuse a task that has nothing to learn from, or nothing to be tested on, in some fold."""
     labelled = known(target_N)
+    if not labelled.any():
+        why = f" ({'; '.join(line.partition(': ')[2] for line in said)})" if said else ""
+        raise UserError(
+            f"task {task.name}: no record has a valid label in column {task.column!r}{why}"
+        )
     for scope in nested.scopes:
         of_scope = "when all are used" if scope == ALL else f"when outer fold {scope} is left out"
         if scope != ALL and not (labelled & nested.test(scope)).any():

@@ -33,6 +33,8 @@ def show_plan(config_path: Path, changes: list[str] | None) -> None:
     experiment = open_experiment(config.located())
     check_places(experiment.config)
     check_experts(config)
+    for note in experiment.label_notes:
+        say(note)
     if is_named():
         connect()
     _, plan = plan_experts(experiment)
@@ -111,6 +113,8 @@ def _note_inputs(experiment: Experiment) -> None:
     table = experiment.store.index[["record_id", "group_id"]].assign(
         outer_fold=[nested.outer_names[fold] for fold in nested.outer_N]
     )
+    for note in experiment.label_notes:
+        say(note)
     inner = f"× {config.inner_folds} inner"
     if nested.shared:
         inner = "folds, the others as inner"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from datetime import date
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,6 +12,8 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from enecg.errors import UserError, brief, did_you_mean
+from enecg.label_lists import lists_of, undeclared_in
+from enecg.label_text import UNDECLARED, Unread, names_of, numbers_of, often, texts_of
 from enecg.names import check_class_name, check_task_name, is_printable, shown
 
 Kind = Literal["regression", "classification", "multilabel"]
@@ -19,7 +22,7 @@ OTHER = "other"
 SMALLEST = 1e-7
 """Smaller probabilities count as this one: a certain mistake must cost a finite amount."""
 SEPARATOR = ";"
-"""Between the names of a multi-label column that is text, and in predictions."""
+"""Between the names of several labels in predictions."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,9 @@ class Task:
         Parameters
         ----------
         labels : Series, length B
-            Values, class names, or lists of the names that hold (as text: joined by ``;``);
-            missing ones null. An empty list says that none holds.
+            Values, class names, or lists of the names that hold (as text: see
+            `enecg.label_lists.lists_of`); missing ones null or blank. An empty list says that
+            none holds. Text is compared as it stands: ``01`` is not ``1``.
 
         Returns
         -------
@@ -106,35 +110,52 @@ class Task:
             The value, the class's number, or 1 for each name that holds and 0 for the others;
             NaN where the label is missing or not allowed (see `known`).
         """
+        return self.read(labels)[0]
+
+    def read(self, labels: pd.Series) -> tuple[npt.NDArray[np.float64], Unread]:
+        """Return what `targets` returns, and what of the labels could not be used.
+
+        Raises
+        ------
+        UserError
+            Several names in one cell, joined by something that is no separator.
+        """
         if self.kind == "multilabel":
             return self._several(labels)
         if self.kind == "regression":
-            numbers = pd.to_numeric(labels, errors="coerce").to_numpy(dtype=np.float64, copy=True)
+            numbers, unreadable = numbers_of(labels)
             low, high = self.valid or (-np.inf, np.inf)
-            numbers[~(np.isfinite(numbers) & (numbers >= low) & (numbers <= high))] = np.nan
-            return numbers
-        numbers = np.full(len(labels), np.nan)
-        present = labels.notna().to_numpy()
-        # Whole numbers are read as floats where some are missing: "1", not "1.0".
-        names = labels.convert_dtypes().astype("string").fillna("").to_numpy()
+            outside = (numbers < low) | (numbers > high)
+            unread = Unread(unreadable, out_of_range=often(texts_of(labels[outside])))
+            numbers[outside] = np.nan
+            return numbers, unread
+        number, undeclared = names_of(labels, self.classes)
+        targets = np.where(number >= 0, number, np.nan).astype(np.float64)
         if OTHER in self.classes:
-            numbers[present] = self.classes.index(OTHER)
-        for number, name in enumerate(self.classes):
-            numbers[present & (names == name)] = number
-        return numbers
+            targets[number == UNDECLARED] = self.classes.index(OTHER)
+        return targets, Unread(undeclared=undeclared)
 
-    def _several(self, labels: pd.Series) -> npt.NDArray[np.float64]:
-        target_BC = np.full((len(labels), self.width), np.nan)
-        for row, entry in enumerate(labels):
-            if isinstance(entry, str):
-                entry = [part.strip() for part in entry.split(SEPARATOR)]
-            elif entry is None or np.isscalar(entry) or entry is pd.NA:
-                continue  # null; and a number is no list of names
-            names = {str(name) for name in entry}
-            target_BC[row] = [name in names for name in self.classes]
-            if OTHER in self.classes and not names <= set(self.classes):
-                target_BC[row, self.classes.index(OTHER)] = 1
-        return target_BC
+    def _several(self, labels: pd.Series) -> tuple[npt.NDArray[np.float64], Unread]:
+        try:
+            lists = lists_of(labels, self.classes)
+        except ValueError as error:
+            raise UserError(f"task {self.name}: column {self.column!r}: {error}") from None
+        rows_DC = np.full((len(lists.different) + 1, self.width), np.nan)
+        for row, names in enumerate(lists.different):
+            rows_DC[row] = [name in names for name in self.classes]
+            if OTHER in self.classes and not set(names) <= set(self.classes):
+                rows_DC[row, self.classes.index(OTHER)] = 1
+        unread = Unread(lists.unreadable, undeclared=undeclared_in(lists, self.classes))
+        return rows_DC[lists.number], unread  # −1, missing: the last row
+
+    def told(self, unread: Unread) -> list[str]:
+        """Return a line for each kind of label that `read` could not use as it stands."""
+        rest = "missing"
+        if OTHER in self.classes:
+            rest = f"taken as {OTHER!r}"
+        elif self.kind == "multilabel":
+            rest = "left out of the lists"
+        return [f"task {self.name}: {said}" for said in unread.sentences(rest)]
 
     def names(self, prediction_BC: npt.NDArray[np.floating]) -> npt.NDArray[np.object_]:
         """Return what probabilities say, in words.
@@ -242,6 +263,10 @@ def task_from(entry: str | dict[str, Any]) -> Task:
                 f"tasks.{name}: unknown setting {brief(key)}{did_you_mean(key, known)}; "
                 f"allowed: {', '.join(sorted(known))}"
             )
+    if not isinstance(name, str):
+        raise UserError(f"tasks: a task's name is {_as_read(name)}; write it in quotes")
+    if isinstance(settings.get("classes"), list):
+        _check_classes(name, settings["classes"])
     base = TASKS.get(name)
     values = {f.name: getattr(base, f.name) for f in fields(Task)} if base else {}
     values.update(settings, name=name)
@@ -257,3 +282,42 @@ def task_from(entry: str | dict[str, Any]) -> Task:
         raise UserError(
             f"tasks.{name}.{where}: {first['msg']}, not {brief(first['input'])}"
         ) from None
+
+
+def _check_classes(task: str, classes: list[Any]) -> None:
+    """Refuse class names that YAML has read as something else, with what to write instead."""
+    for place, name in enumerate(classes):
+        where = f"tasks.{task}.classes.{place}"
+        if not isinstance(name, str):
+            raise UserError(
+                f"{where}: must be a string, not {_as_read(name)}; write every class in quotes, as "
+                f"the labels are written: classes: [{', '.join(map(_quoted, classes))}]"
+            )
+        if name != name.strip() or not name:
+            raise UserError(
+                f"{where}: {name!r} is empty or has blanks around it; labels are read without them"
+            )
+
+
+def _as_read(value: Any) -> str:
+    """Say what YAML made of a word without quotes, and of which words it makes that."""
+    if isinstance(value, bool):
+        words = "yes, on or true" if value else "no, off or false"
+        return f"{value} (what YAML reads for {words} without quotes)"
+    if value is None:
+        return "None (what YAML reads for null, ~ or nothing)"
+    if isinstance(value, int | float):
+        return f"{value!r} (a number; YAML reads 010 as 8, 1:30 as 90 and 427.30 as 427.3)"
+    if isinstance(value, date):
+        return f"{value.isoformat()} (a date)"
+    return f"{str(value)[:60]!r}"
+
+
+def _quoted(value: Any) -> str:
+    """Return a class name in quotes, as it was most likely meant."""
+    if isinstance(value, bool):
+        return "'yes'" if value else "'no'"
+    if value is None:
+        return "'null'"
+    text = value.isoformat() if isinstance(value, date) else str(value)
+    return "'" + text[:60].replace("'", "''") + "'"

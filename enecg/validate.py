@@ -102,14 +102,18 @@ def labels_of(task: Task, store: RecordStore) -> np.ndarray:
             f"task {task.name}: {store.uri} has no label column {task.column!r}"
             f"{did_you_mean(task.column, store.index.columns)}; convert.py --relabel adds one"
         )
-    target_N = task.targets(store.index[task.column])
+    target_N, unread = task.read(store.index[task.column])
+    notes = task.told(unread)
     if not known(target_N).any():
         wanted = ", ".join(task.classes) or f"numbers in {task.valid or 'any range'}"
         raise UserError(
             f"task {task.name}: no record of {store.uri} has a valid label in column "
             f"{task.column!r}; the bundle knows {wanted}"
+            + "".join(f"; {note.partition(': ')[2]}" for note in notes)
             + "".join(f"; {hint}" for hint in absent_classes(task, store.index[task.column]))
         )
+    for note in notes:
+        say(note)
     return target_N
 
 

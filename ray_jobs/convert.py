@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -95,6 +96,16 @@ def main(
         str | None,
         typer.Option("--describe", metavar="STORE", help="Only say what is in a finished store."),
     ] = None,
+    lead_names: Annotated[
+        Path | None,
+        typer.Option(
+            "--lead-names",
+            metavar="FILE",
+            help="Names of leads that your files have and EnECG does not know: YAML lines such as "
+            "'E1: V1', '-' in front of a lead that is turned over, 'none' for a signal to leave "
+            "out (see docs/tables.md).",
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -110,13 +121,14 @@ def main(
     given = {
         "--source": source, "--input": input, "--output": output, "--labels": labels,
         "--workers": workers, "--limit": limit, "--max-rejected": max_rejected,
-        "--overwrite": overwrite or None, "--seed": seed,
+        "--overwrite": overwrite or None, "--lead-names": lead_names, "--seed": seed,
         "--relabel": new_labels or None, "--verify": verify_store, "--describe": describe_store,
     }  # fmt: skip
 
     def job() -> int:
         from enecg.records.convert import convert  # heavy: not for --help
         from enecg.records.describe import describe
+        from enecg.records.leads import read_lead_names
         from enecg.records.relabel import relabel
         from enecg.records.store import RecordStore
         from enecg.records.verify import verdict_text, verify
@@ -141,6 +153,7 @@ def main(
                 source, input, output, labels, workers, limit,
                 MAX_REJECTED if max_rejected is None else max_rejected, overwrite,
                 SEED if seed is None else seed,
+                None if lead_names is None else read_lead_names(lead_names),
             )  # fmt: skip
         print(summary(store))
         return 0
@@ -158,6 +171,8 @@ def _allow(given: Mapping[str, object], option: str, beside: Collection[str]) ->
 
 def summary(store: RecordStore) -> str:
     """Say in a few lines what became of the records."""
+    from enecg.label_text import shown
+    from enecg.records.describe import unread_lines
     from enecg.records.store import REJECTED
 
     counts = store.description["counts"]
@@ -174,6 +189,17 @@ def summary(store: RecordStore) -> str:
         note = f", of which {impossible:,} had an impossible value" if impossible else ""
         lines.append(
             f"  label {name}: {label['present']:,} present, {label['missing']:,} missing{note}"
+        )
+        lines += [f"    {said}" for said in unread_lines(label)]
+    for name, column in store.description.get("unreadable_numbers", {}).items():
+        lines.append(
+            f"  column {name}: {column['numbers']:,} numbers; {column['count']:,} values are no "
+            f"number, and missing for a regression: {shown(column['values'], column['count'])}"
+        )
+    if left_out := store.description.get("signals_left_out"):
+        lines.append(
+            f"  signals left out, by name and number of records: {shown(left_out, most=10)}"
+            "; --lead-names says which of them are leads"
         )
     lines.append(f"record store: {store.uri}")
     return "\n".join(map(printable, lines))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enecg.records.channel import Channel, Rejected, check_amplitude
+from enecg.records.leads import mentioned
 from enecg.signals import (
     DURATION_S,
     LARGEST,
@@ -45,7 +46,7 @@ class CanonicalRecord:
         `enecg.signals.LEADS`, that it has and that carry a signal.
     changed : tuple of str
         What was done: ``resampled``, ``cropped``, ``padded``, ``requantised`` (gain or baseline
-        are not the file's), in this order.
+        are not the file's), ``inverted`` (a lead that the file has turned over), in this order.
     requantisation_error_uv : float or None
         The largest difference, in µV, between a recorded lead (after resampling) and what is
         stored of it; None where every lead holds the file's own samples.
@@ -81,7 +82,8 @@ def canonical(channels: dict[int, Channel]) -> CanonicalRecord:
     Parameters
     ----------
     channels : dict of int to Channel
-        The leads that are there, by their place in `enecg.signals.LEADS`.
+        The leads that are there, by their place in `enecg.signals.LEADS`; as `Leads`, with the
+        names of the other signals.
 
     Returns
     -------
@@ -97,13 +99,17 @@ def canonical(channels: dict[int, Channel]) -> CanonicalRecord:
     for lead, channel in channels.items():
         check_amplitude(LEADS[lead], channel)
     changed: set[str] = set()
+    left_out = getattr(channels, "left_out", ())
     signal_LT = np.full((len(LEADS), N_SAMPLES), MISSING, dtype=np.int16)
     gain_L = np.full(len(LEADS), 1000.0)
     baseline_L = np.zeros(len(LEADS), dtype=np.int32)
     alive = [lead for lead in sorted(channels) if _alive(channels[lead])]
     if not alive:
         names = ", ".join(LEADS[lead] for lead in sorted(channels))
-        detail = f"flat or missing in the first 10 s: {names}" if names else "none of the twelve"
+        others = ", ".join(repr(name[:60]) for name in left_out[:20])
+        detail = f"none of the twelve; signals: {others}" if others else "none of the twelve"
+        if names:
+            detail = f"flat or missing in the first 10 s: {names}"
         raise Rejected("no usable lead", detail)
     errors = []
     for lead, channel in channels.items():
@@ -111,7 +117,11 @@ def canonical(channels: dict[int, Channel]) -> CanonicalRecord:
         if error is not None:
             errors.append(error)
     derived_L = np.zeros(len(LEADS), dtype=bool)
-    absent = [lead for lead in _LIMB_LEADS if lead not in channels]
+    if any(channel.inverted for channel in channels.values()):
+        changed.add("inverted")
+    # A signal such as "aVR (filtered)" is left out; but what was recorded is not to be computed.
+    recorded = {*channels, *mentioned(left_out)}
+    absent = [lead for lead in _LIMB_LEADS if lead not in recorded]
     pair = [lead for lead in alive if lead in _LIMB_LEADS][:2]
     if absent and len(pair) == 2:
         x_T, y_T = (_millivolts(signal_LT[lead], gain_L[lead], baseline_L[lead]) for lead in pair)
@@ -119,7 +129,7 @@ def canonical(channels: dict[int, Channel]) -> CanonicalRecord:
         for lead in absent:
             signal_LT[lead], gain_L[lead], baseline_L[lead] = quantise(all_LT[lead])
         derived_L[absent] = True
-    order = ("resampled", "cropped", "padded", "requantised")
+    order = ("resampled", "cropped", "padded", "requantised", "inverted")
     return CanonicalRecord(
         signal_LT,
         gain_L,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -57,6 +58,8 @@ class Channel:
         Sampling rate.
     n_samples : int
         Length of the whole recording.
+    inverted : bool
+        The file has the lead turned over (``-aVR``), and `gain` the other sign for that.
     """
 
     digital_T: npt.NDArray[Any]
@@ -65,6 +68,7 @@ class Channel:
     baseline: int
     rate_hz: float
     n_samples: int
+    inverted: bool = False
 
     @cached_property
     def has_gaps(self) -> bool:
@@ -103,6 +107,20 @@ def check_amplitude(name: str, channel: Channel) -> None:
 
 def _nan_last(value: float) -> float:
     return math.inf if math.isnan(value) else value
+
+
+class Leads(dict[int, Channel]):
+    """The leads of a recording by their place in `enecg.signals.LEADS`.
+
+    Attributes
+    ----------
+    left_out : tuple of str
+        Names of the recording's other signals.
+    """
+
+    def __init__(self, channels: dict[int, Channel], left_out: Iterable[str] = ()) -> None:
+        super().__init__(channels)
+        self.left_out = tuple(dict.fromkeys(left_out))
 
 
 def head_length(rate_hz: float) -> int:

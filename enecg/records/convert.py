@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from enecg.records.parts import Claim, claim, read_outcomes, shards_to_do
 from enecg.records.shard_file import shard_name
 from enecg.records.shard_task import convert_shard
 from enecg.records.store import DESCRIPTION, REJECTED, RecordStore
+from enecg.records.wfdb_record import read_listed
 from enecg.storage import Folder, Place
 
 RECORDS_PER_SHARD = 256
@@ -39,6 +42,7 @@ def convert(
     max_rejected: float = MAX_REJECTED,
     overwrite: bool = False,
     seed: int | None = SEED,
+    lead_names: Mapping[str, str] | None = None,
 ) -> RecordStore:
     """Convert a corpus of WFDB records into a record store.
 
@@ -63,6 +67,9 @@ def convert(
     seed : int
         Decides which record stands in which shard; None: all stand in listing order, which is no
         order to train in.
+    lead_names : mapping of str to str, optional
+        Own names of signals and the leads that they are; see
+        `enecg.records.leads.read_lead_names`.
 
     Returns
     -------
@@ -79,12 +86,14 @@ def convert(
     """
     layout = sources.get(source)
     _check_arguments(workers, limit, max_rejected, seed)
+    if lead_names and layout.read is not read_listed:
+        raise UserError(f"--lead-names: the records of --source {source} have no names of signals")
     corpus = Corpus.at(folder)
     listing = layout.list_records(corpus, labels)
     for note in listing.notes:
         say(note)
     if limit is not None:
-        listing = sources.Listing(listing.table.head(limit), listing.labels, listing.metadata)
+        listing = replace(listing, table=listing.table.head(limit))
     if listing.table.empty:
         raise UserError(f"{folder}: no records found (looked for what {layout.name!r} means)")
     say(f"{len(listing.table):,} records listed")
@@ -97,6 +106,7 @@ def convert(
         "listing": _listing_fingerprint(listing.table),
         "records per shard": RECORDS_PER_SHARD,
         "enecg": enecg.__version__,
+        "lead names": dict(lead_names) if lead_names else None,
     }
     try:
         mine = claim(store, arguments, overwrite)
@@ -105,7 +115,9 @@ def convert(
     if store.exists(DESCRIPTION):
         mine.release()  # a kill came when only this was left to do
     else:
-        origin = {"source": source, "seed": seed, "limit": limit}
+        origin: dict[str, Any] = {"source": source, "seed": seed, "limit": limit}
+        if lead_names:
+            origin["lead_names"] = dict(lead_names)
         _make(mine, corpus, listing, workers, origin)
     made = RecordStore.open(store)
     counts = made.description["counts"]
@@ -166,7 +178,7 @@ def _make(
 ) -> None:
     """Convert all shards that are not done yet, then write what is about all of them."""
     dealt = _dealt(listing.table, origin["seed"])
-    _run(mine, corpus, listing.table, dealt, origin["source"], workers)
+    _run(mine, corpus, listing.table, dealt, origin, workers)
     say("writing the index")
     try:
         outcomes = read_outcomes(mine.store, range(_n_shards(dealt)))
@@ -182,7 +194,7 @@ def _run(
     corpus: Corpus,
     table: pd.DataFrame,
     dealt: npt.NDArray[np.int64],
-    source: str,
+    origin: dict[str, Any],
     workers: int | None,
 ) -> None:
     """Convert the shards that are not done yet, ``workers`` at a time."""
@@ -208,7 +220,9 @@ def _run(
                     number = waiting.pop()
                     rows = table.take(of_shard(number))
                     records = list(zip(rows["record_id"], rows["path"], strict=True))
-                    reference = task.remote(mine, number, corpus, records, source)
+                    reference = task.remote(
+                        mine, number, corpus, records, origin["source"], origin.get("lead_names")
+                    )
                     running[reference] = number
                 finished, _ = ray.wait(list(running), num_returns=1)
                 number = running.pop(finished[0])

@@ -39,6 +39,7 @@ class Corpus(Folder):
     def names_ending(self, ending: str) -> list[str]:
         """Return every file of the corpus whose name has an ending, at any depth, sorted.
 
+        The ending counts in any case: ``.HEA`` is ``.hea``.
         Hidden files and folders are left out. Links to folders are not followed: what they
         lead to inside the corpus is found where it is; links that lead out of the corpus are
         left out, and said so.
@@ -49,7 +50,7 @@ class Corpus(Folder):
             A name that is not UTF-8.
         """
         every = self._remote_names() if self.remote else self._local_names()
-        found = sorted(name for name in every if name.endswith(ending))
+        found = sorted(name for name in every if name.lower().endswith(ending))
         for name in found:
             try:
                 name.encode()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from enecg.label_text import shown
 from enecg.printable import printable
 from enecg.records.store import RecordStore
 from enecg.signals import LEADS
@@ -45,6 +46,8 @@ def describe(store: RecordStore) -> str:
             _section("leads that are not original", _leads(index)),
         ]
     parts += [_label(name, about, n) for name, about in store.description["labels"].items()]
+    parts += [_section("numbers that cannot be read", _unreadable(store.description))]
+    parts += [_section("signals left out", _left_out(store.description))]
     if metadata := store.description["metadata"]:
         parts.append("metadata: " + ", ".join(map(printable, metadata)))
     return "\n\n".join(part for part in parts if part)
@@ -130,10 +133,38 @@ def _leads(index: pd.DataFrame) -> list[tuple[str, str]]:
     return rows or [("none", "")]
 
 
+def _unreadable(description: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, f"{_number(column['count'])}  such as {column['example'][:60]!r}")
+        for name, column in description.get("unreadable_numbers", {}).items()
+    ]
+
+
+def _left_out(description: dict[str, Any]) -> list[tuple[str, str]]:
+    counts: dict[str, int] = description.get("signals_left_out", {})
+    shown = {repr(name): count for name, count in counts.items()}
+    return _counted(shown, sum(counts.values()), indent="  ")
+
+
+def unread_lines(label: dict[str, Any]) -> list[str]:
+    """Return a line for each kind of value that a label column has and could not be used."""
+    kinds = {
+        "unreadable": "cannot be read",
+        "out_of_range": "outside of the valid range",
+        "undeclared": "of no declared class",
+    }
+    return [
+        f"{label[kind]['count']:,} {words}: {shown(label[kind]['values'], label[kind]['count'])}"
+        for kind, words in kinds.items()
+        if kind in label
+    ]
+
+
 def _label(name: str, about: dict[str, Any], n: int) -> str:
     rows = [("present", _share(about["present"], n)), ("missing", _share(about["missing"], n))]
     if impossible := about["made_missing_as_impossible"]:
         rows.append(("  of which impossible", _number(impossible)))
+        rows += [("    " + line, "") for line in unread_lines(about)]
     if "classes" in about:
         if "none_holds" in about:
             rows.append(("none holds", _share(about["none_holds"], about["present"])))

@@ -14,7 +14,7 @@ import enecg
 from enecg.checked_files import sealed_json
 from enecg.records import sources
 from enecg.records.groups import group_ids
-from enecg.records.labels import Statistics, arrow_column, checked_columns
+from enecg.records.labels import arrow_column, checked_columns, unreadable_numbers
 from enecg.records.parts import Claim
 from enecg.records.shard_file import ROW_GROUP
 from enecg.records.store import (
@@ -68,7 +68,7 @@ def finish(
     if sources.get(origin["source"]).measures_rr:
         known["rr_interval"] = accepted["rr_interval"].to_pandas()
         labels = ("rr_interval", *(name for name in labels if name != "rr_interval"))
-    index, described = index_table(found, known, labels, listing.metadata)
+    index, described = index_table(found, known, labels, listing)
     rejects = _rejects(outcomes, listing, dealt)
     tables = {
         name: write_table(claim.store, name, table)
@@ -89,8 +89,8 @@ def finish(
             "leads": list(LEADS),
             "row_group": ROW_GROUP,
             "counts": _counts(index, rejects),
-            "labels": described,
-            "metadata": list(listing.metadata),
+            **described,
+            "signals_left_out": _how_often(pc.list_flatten(outcomes["left_out"])),
             "files": {
                 **dict(zip(shards["shard"], shards["shard_sha256_first"], strict=True)),
                 **tables,
@@ -106,9 +106,9 @@ def write_description(folder: Folder, description: dict[str, Any]) -> None:
 
 
 def index_table(
-    found: pa.Table, known: pd.DataFrame, labels: tuple[str, ...], metadata: tuple[str, ...]
-) -> tuple[pa.Table, dict[str, Statistics]]:
-    """Return the index, and the statistics of its labels.
+    found: pa.Table, known: pd.DataFrame, labels: tuple[str, ...], listing: sources.Listing
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Return the index, and what ``dataset.json`` says on its columns.
 
     Parameters
     ----------
@@ -116,10 +116,26 @@ def index_table(
         What conversion found out, one row per accepted record in file order.
     known : DataFrame
         What the corpus says, of the same records in the same order.
-    labels, metadata : tuple of str
-        Which columns of ``known`` to take.
+    labels : tuple of str
+        Which columns of ``known`` are labels.
+    listing : Listing
+        Names the columns of metadata to take, and which of them are text.
+
+    Returns
+    -------
+    index : Table
+    described : dict
+        ``labels`` (statistics), ``metadata`` (names), ``unreadable_numbers``.
     """
-    checked, described = checked_columns(known, labels, metadata)
+    metadata = listing.metadata
+    checked, statistics = checked_columns(known, labels, metadata)
+    described = {
+        "labels": statistics,
+        "metadata": list(metadata),
+        "unreadable_numbers": unreadable_numbers(
+            known, [name for name in metadata if name not in listing.texts]
+        ),
+    }
     subjects = known["subject_id"].astype(str).to_numpy(object)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
         "record_id": found["record_id"],

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from enecg.label_text import (
+    Unread,
+    counted,
+    looks_like_a_number,
+    numbers_of,
+    often,
+    text_of,
+    texts_of,
+)
 from enecg.tasks import OTHER, TASKS, Task
 
 Statistics = dict[str, Any]
@@ -31,29 +41,51 @@ def checked(labels: pd.Series, task: Task) -> tuple[pd.Series, int]:
     impossible : int
         How many were present, and made missing.
     """
-    present = labels.notna()
+    values, unread = checked_labels(labels, task)
+    return values, unread.total
+
+
+def checked_labels(labels: pd.Series, task: Task) -> tuple[pd.Series, Unread]:
+    """Do what `checked` does, and tell what was made missing by kind, with how often it occurs."""
     if task.kind == "regression":
-        values = pd.Series(pd.to_numeric(labels, errors="coerce").to_numpy(np.float64, copy=True))
-        if task.valid is not None:
-            values[~values.between(*task.valid)] = np.nan
-    elif is_multi_label(labels):
-        values = labels.copy()
-    else:
-        values = labels.astype(object).map(lambda value: str(value).strip(), na_action="ignore")
-        values[~present] = None
-        if OTHER not in task.classes:
-            values[~values.isin(task.classes)] = None
-    values.index = labels.index
-    return values, int((present & values.isna()).sum())
+        numbers, unread = task.read(labels)
+        return pd.Series(numbers, index=labels.index), unread
+    if is_multi_label(labels):
+        return as_lists(labels), Unread()
+    texts = pd.Series(texts_of(labels), index=labels.index, dtype=object)
+    if OTHER in task.classes:
+        return texts, Unread()
+    strange = texts.notna() & ~texts.isin(task.classes)
+    unread = Unread(undeclared=often(texts[strange].to_numpy(dtype=object)))
+    return texts.mask(strange, None), unread
 
 
 def is_multi_label(values: pd.Series) -> bool:
-    """Whether a column holds lists of names: those that hold, none of them, or null (unknown)."""
-    present = values.dropna()
-    return len(present) > 0 and isinstance(present.iloc[0], list | tuple | np.ndarray)
+    """Whether a column holds lists of names, in some of its cells at least."""
+    if values.dtype != object:
+        return False
+    return any(isinstance(value, list | tuple | np.ndarray) for value in values)
 
 
-def statistics(labels: pd.Series, kind: str, unit: str = "", impossible: int = 0) -> Statistics:
+def as_lists(values: pd.Series) -> pd.Series:
+    """Return a column in which every value is a list of names, or None where missing.
+
+    A lone name is a list of one; null in a list is no name.
+    """
+    lists: list[list[str] | None] = []
+    for value in values:
+        if isinstance(value, list | tuple | np.ndarray):
+            lists.append([text_of(name) for name in value if name is not None])
+        elif value is None or pd.isna(value) or not text_of(value):
+            lists.append(None)
+        else:
+            lists.append([text_of(value)])
+    return pd.Series(lists, index=values.index, dtype=object)
+
+
+def statistics(
+    labels: pd.Series, kind: str, unit: str = "", impossible: int = 0, unread: Unread | None = None
+) -> Statistics:
     """Describe one label column after `checked`: how many are there, and what they look like.
 
     Parameters
@@ -65,6 +97,8 @@ def statistics(labels: pd.Series, kind: str, unit: str = "", impossible: int = 0
         Of a regression's label.
     impossible : int
         How many were made missing.
+    unread : Unread, optional
+        Which ones, by kind.
     """
     present = labels.dropna()
     found: Statistics = {
@@ -72,6 +106,7 @@ def statistics(labels: pd.Series, kind: str, unit: str = "", impossible: int = 0
         "present": len(present),
         "missing": len(labels) - len(present),
         "made_missing_as_impossible": impossible,
+        **(unread.described() if unread else {}),
     }
     if kind != "regression":
         counts = present.explode().dropna().astype(str).value_counts()
@@ -102,30 +137,58 @@ def checked_columns(
     columns = {}
     for name in names:
         task = by_column[name]
-        columns[name], impossible = checked(table[name], task)
+        columns[name], unread = checked_labels(table[name], task)
         kind = "multilabel" if is_multi_label(columns[name]) else task.kind
-        described[name] = statistics(columns[name], kind, task.unit, impossible)
+        described[name] = statistics(columns[name], kind, task.unit, unread.total, unread)
     for name in metadata:
         if is_multi_label(table[name]):
-            described[name] = statistics(table[name], "multilabel")
+            columns[name] = as_lists(table[name])
+            described[name] = statistics(columns[name], "multilabel")
     return table.assign(**columns), described
 
 
+def unreadable_numbers(table: pd.DataFrame, names: Iterable[str]) -> dict[str, dict[str, object]]:
+    """Describe columns of numbers in which some values are none, such as ``1,250`` or ``<5``.
+
+    They stay in the index as they are written, and are missing for a regression task.
+
+    Parameters
+    ----------
+    table : DataFrame
+    names : iterable of str
+        Which columns to look at.
+
+    Returns
+    -------
+    dict of str to dict
+        Per column ``numbers`` (how many can be read), and ``count``, ``example`` and ``values`` of
+        those that cannot. Columns without any are left out, and those that are plainly no numbers.
+    """
+    found = {}
+    for name in names:
+        if table[name].dtype != object or is_multi_label(table[name]):
+            continue
+        numbers, unreadable = numbers_of(table[name])
+        readable = int(np.isfinite(numbers).sum())
+        meant = sum(times for text, times in unreadable.items() if looks_like_a_number(text))
+        if unreadable and (readable or 2 * meant >= sum(unreadable.values())):
+            found[name] = {"numbers": readable, **counted(unreadable)}
+    return found
+
+
 def arrow_column(values: pd.Series) -> pa.Array:
-    """Turn any column a CSV can give into an Arrow array; mixed kinds become text."""
+    """Turn any column that a table or JSON can give into an Arrow array; mixed kinds become text.
+
+    Where some values are lists of names, every value is.
+    """
     if is_multi_label(values):
-        lists = [
-            list(map(str, v)) if ok else None for v, ok in zip(values, values.notna(), strict=True)
-        ]
-        return pa.array(lists, pa.list_(pa.string()))
+        return pa.array(as_lists(values), pa.list_(pa.string()))
     try:
         array = pa.array(values, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         array = None
     if array is None or pa.types.is_struct(array.type):  # JSON's objects, with any keys at all
         array = pa.array([None if pd.isna(value) else str(value) for value in values], pa.string())
-    if pa.types.is_list(array.type):  # classes that hold; an empty list where none does
-        return array.cast(pa.list_(pa.string()))
     return array.cast(pa.string()) if pa.types.is_null(array.type) else array
 
 

@@ -52,6 +52,7 @@ OUTCOME_SCHEMA = pa.schema(
         ("physical_sha256", pa.string()),
         ("shard_sha256", pa.string()),
         ("rr_interval", pa.float64()),
+        ("left_out", list_of(pa.string())),  # signals that are none of the twelve leads
     ]
 )
 """One row per record of a shard, accepted or not."""
@@ -253,7 +254,9 @@ def read_outcomes(store: Folder, shards: Sequence[int]) -> pa.Table:
         return pq.read_table(pa.BufferReader(content[32:]), use_threads=False)
 
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-        return pa.concat_tables([OUTCOME_SCHEMA.empty_table(), *pool.map(read, shards)])
+        # Outcomes of an earlier version lack a column.
+        tables = [OUTCOME_SCHEMA.empty_table(), *pool.map(read, shards)]
+        return pa.concat_tables(tables, promote_options="default")
 
 
 def remove_half_written(store: Folder) -> None:

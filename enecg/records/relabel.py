@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from enecg.errors import JobFailed, UserError, one_line
+from enecg.progress import say
 from enecg.records import sources
 from enecg.records.corpus import Corpus
 from enecg.records.finish import index_table, who_is_counted, write_description
+from enecg.records.identifiers import identifiers
 from enecg.records.store import (
     DESCRIPTION,
     FORMAT_VERSION,
@@ -47,28 +49,31 @@ def relabel(source: str, folder: Place, output: Place, labels: Place | None = No
             f"--source {source}: {output} was made with --source {store.description['source']}"
         )
     listing = layout.list_records(Corpus.at(folder), labels)
+    for note in listing.notes:
+        say(note)
     table = listing.table.drop_duplicates("record_id").set_index("record_id")
-    gone = ~store.index["record_id"].isin(table.index)
+    # Stores of earlier versions may have identifiers that are not in their normal form.
+    record_ids = identifiers(store.index["record_id"], lambda row: f"{output}, row {row + 1}:")
+    gone = ~record_ids.isin(table.index)
     if gone.any():
         first = store.index.loc[gone, "record_id"].iloc[0]
         raise UserError(
             f"{folder}: does not list record {first!r}, which is in {output} "
             f"({int(gone.sum()):,} such records)"
         )
-    known = table.loc[store.index["record_id"]].reset_index()
+    known = table.loc[record_ids].reset_index()
     columns = listing.labels
     if layout.measures_rr:
         known["rr_interval"] = store.index["rr_interval"]
         columns = ("rr_interval", *(name for name in columns if name != "rr_interval"))
-    index, described = index_table(store.table(INDEX), known, columns, listing.metadata)
+    index, described = index_table(store.table(INDEX), known, columns, listing)
     if layout.measures_rr:  # what was impossible when it was measured is no longer there to count
-        described["rr_interval"] = store.description["labels"]["rr_interval"]
+        described["labels"]["rr_interval"] = store.description["labels"]["rr_interval"]
     description = {
         **store.description,
         "format_version": FORMAT_VERSION,
         "counts": {**store.description["counts"], **who_is_counted(index)},
-        "labels": described,
-        "metadata": list(listing.metadata),
+        **described,
     }
     beside = store.folder.below(RELABELLED)
     try:

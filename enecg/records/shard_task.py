@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,10 +21,16 @@ from enecg.records.rr import rr_interval_ms
 from enecg.records.shard_file import shard_name, write_shard
 
 _FETCHED_AT_ONCE = 16  # headers, from object storage
+_LONGEST_NAME = 60
 
 
 def convert_shard(
-    claim: Claim, shard: int, corpus: Corpus, records: Sequence[tuple[str, str]], source: str
+    claim: Claim,
+    shard: int,
+    corpus: Corpus,
+    records: Sequence[tuple[str, str]],
+    source: str,
+    lead_names: Mapping[str, str] | None = None,
 ) -> tuple[int, int]:
     """Convert the records of one shard; the file of outcomes, written last, says it is done.
 
@@ -39,12 +46,15 @@ def convert_shard(
         What to read, in the shard's order; paths relative to ``corpus``.
     source : str
         Name of the corpus layout: how a record is read, whether ``rr_interval`` is measured.
+    lead_names : mapping of str to str, optional
+        Own names of leads, for layouts whose records are WFDB.
 
     Returns
     -------
     accepted, rejected : int
     """
     layout = sources.get(source)
+    read = partial(layout.read, lead_names=lead_names) if lead_names else layout.read
     accepted_ids: list[str] = []
     accepted: list[CanonicalRecord] = []
     rows: list[dict[str, object]] = []
@@ -53,7 +63,10 @@ def convert_shard(
             row: dict[str, object] = {"record_id": record_id, "path": path}
             rows.append(row)
             try:
-                channels = layout.read(folder, path)
+                channels = read(folder, path)
+                row["left_out"] = [
+                    name[:_LONGEST_NAME] for name in getattr(channels, "left_out", ())
+                ]
                 record = canonical(channels)
             except Rejected as refusal:
                 row.update(reason=refusal.reason, detail=refusal.detail)

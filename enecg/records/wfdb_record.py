@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,14 +16,16 @@ from enecg.records.channel import (
     FASTEST_HZ,
     HEAD_S,
     Channel,
+    Leads,
     Rejected,
     check_plausible,
     head_length,
 )
+from enecg.records.leads import assign
 from enecg.records.sixteen_bit import FORMATS, read_frames
 from enecg.records.wfdb_header import LARGEST_FILE, Header, Signal, parse_header
 from enecg.records.wfdb_slow import BYTES, NO_SAMPLE, read_signals
-from enecg.signals import LEADS, lead_position
+from enecg.signals import LEADS
 
 # Units of a signal → how many of them make one millivolt. Both signs for micro are in use.
 _PER_MILLIVOLT = {"mv": 1.0, "uv": 1e3, "µv": 1e3, "μv": 1e3, "nv": 1e6, "v": 1e-3}
@@ -31,10 +35,10 @@ MOST_KEPT = 1 << 26
 """Samples of one record, over all signals, in the seconds that are kept: 256 MB at the most."""
 
 
-def read_listed(corpus: Path, path: str) -> dict[int, Channel]:
+def read_listed(corpus: Path, path: str, lead_names: Mapping[str, str] | None = None) -> Leads:
     """Read a record by its path in a corpus; see `read`."""
     check_inside(path)
-    return read(corpus / path, corpus)
+    return read(corpus / path, corpus, lead_names)
 
 
 def check_inside(path: str) -> None:
@@ -70,19 +74,51 @@ def files(path: str, fetch: Callable[[str], bytes]) -> list[str]:
     if not is_inside(path):
         return []
     folder = PurePosixPath(path).parent
-    found = [f"{path}.hea"]
+    found: list[str] = []
     try:
-        header = parse_header(fetch(found[0]))
-        found += [str(folder / name) for name in header.files]
+        header = _fetched(path, fetch, found)
         for name in dict.fromkeys(name for name, _ in header.segments if name != "~"):
-            found.append(str(folder / f"{name}.hea"))
-            found += [str(folder / file) for file in parse_header(fetch(found[-1])).files]
+            _fetched(str(folder / name), fetch, found)
     except (Rejected, OSError):
         pass
     return [name for name in dict.fromkeys(found) if not name.endswith("~")]
 
 
-def read(path: Path, corpus: Path | None = None) -> dict[int, Channel]:
+def _fetched(path: str, fetch: Callable[[str], bytes], found: list[str]) -> Header:
+    """Fetch a header; add its name, and those of its signal files, to ``found``."""
+    name = f"{path}.hea"
+    found.append(name)
+    try:
+        content = fetch(name)
+    except OSError:
+        name = f"{path}.HEA"
+        content = fetch(name)
+        found.append(name)
+    header = parse_header(content)
+    for file in header.files:
+        place = str(PurePosixPath(path).parent / file)
+        found += _spellings(place) if name.endswith(".HEA") else [place]
+    return header
+
+
+def _spellings(name: str) -> list[str]:
+    """Return a file's name, and as it is where names or their endings went to upper case."""
+    folder, slash, file = name.rpartition("/")
+    stem, dot, ending = file.rpartition(".")
+    return [name, f"{folder}{slash}{stem}{dot}{ending.upper()}", f"{folder}{slash}{file.upper()}"]
+
+
+def _on_disk(file: Path) -> Path:
+    """Return a file as it is spelled on the disk; see `_spellings`."""
+    if os.path.lexists(file):
+        return file
+    others = (file.with_name(name) for name in _spellings(file.name))
+    return next((other for other in others if os.path.lexists(other)), file)
+
+
+def read(
+    path: Path, corpus: Path | None = None, lead_names: Mapping[str, str] | None = None
+) -> Leads:
     """Read and verify one WFDB record.
 
     Parameters
@@ -91,11 +127,14 @@ def read(path: Path, corpus: Path | None = None) -> dict[int, Channel]:
         The record's header without ``.hea``.
     corpus : Path, optional
         Links may lead anywhere in this folder, else only to where the header really is.
+    lead_names : mapping of str to str, optional
+        Own names of leads; see `enecg.records.leads.read_lead_names`.
 
     Returns
     -------
-    dict of int to Channel
-        The leads that are there, by their place in `enecg.signals.LEADS`.
+    Leads
+        The leads that are there, by their place in `enecg.signals.LEADS`, and the names of the
+        signals that are none of them.
 
     Raises
     ------
@@ -103,11 +142,13 @@ def read(path: Path, corpus: Path | None = None) -> dict[int, Channel]:
         Unreadable, checksum or length not as in the header, unusable unit, gain or sampling rate.
     """
     header = _header(path, corpus)
-    return _joined(path, header, corpus) if header.segments else _segment(path, header, corpus)
+    if header.segments:
+        return _joined(path, header, corpus, lead_names)
+    return _segment(path, header, corpus, lead_names)
 
 
 def _header(path: Path, corpus: Path | None) -> Header:
-    file = path.with_name(f"{path.name}.hea")
+    file = _on_disk(path.with_name(f"{path.name}.hea"))
     if _size(file, path, corpus) > LARGEST_FILE:
         raise Rejected("unreadable header", f"{file.name} is too large for a header")
     try:
@@ -122,7 +163,7 @@ def _size(file: Path, path: Path, corpus: Path | None) -> int:
         found = os.lstat(file)
         if stat.S_ISLNK(found.st_mode):
             target = Path(os.path.realpath(file, strict=True))
-            header = Path(os.path.realpath(path.with_name(f"{path.name}.hea")))
+            header = Path(os.path.realpath(_on_disk(path.with_name(f"{path.name}.hea"))))
             home = {header.parent, header.parent if corpus is None else corpus.resolve()}
             if not any(target.is_relative_to(folder) for folder in home):
                 raise Rejected("outside of the corpus", f"{file.name} is a link to elsewhere")
@@ -136,17 +177,19 @@ def _size(file: Path, path: Path, corpus: Path | None) -> int:
     return found.st_size
 
 
-def _segment(path: Path, header: Header, corpus: Path | None) -> dict[int, Channel]:
+def _segment(
+    path: Path, header: Header, corpus: Path | None, lead_names: Mapping[str, str] | None
+) -> Leads:
     """Read and verify a record of one segment."""
     _check_layout(header)
     if header.rate_hz > FASTEST_HZ:  # what is kept of each signal is so many seconds of it
         raise Rejected("unusable sampling rate", f"{header.rate_hz:g} Hz")
-    sizes = {name: _size(path.with_name(name), path, corpus) for name in header.files}
+    sizes = {name: _size(_on_disk(path.with_name(name)), path, corpus) for name in header.files}
     n_frames = _checked_length(header, sizes)
     samples, sums = _read_files(path, header, n_frames)
     if header.n_frames is not None:  # else checksums mean nothing, by the specification
         _check_sums(header, sums)
-    return _channels(header, samples, n_frames)
+    return _channels(header, samples, n_frames, lead_names)
 
 
 def _check_layout(header: Header) -> None:
@@ -204,17 +247,34 @@ def _read_files(
         places = [place for place, signal in enumerate(header.signals) if signal.file == name]
         signals = [header.signals[place] for place in places]
         if signals[0].format in FORMATS and not any(signal.skew for signal in signals):
-            read = _fast(path.with_name(name), signals, n_frames, head_length(header.rate_hz))
+            read = _fast(
+                _on_disk(path.with_name(name)), signals, n_frames, head_length(header.rate_hz)
+            )
             for place, (digital_T, total) in zip(places, read, strict=True):
                 samples[place], sums[place] = digital_T, total
         else:
             slow += places
     if slow:
-        digital, totals = read_signals(path, header, n_frames, slow)
+        with _as_wfdb_looks_for_it(path, header) as place:
+            digital, totals = read_signals(place, header, n_frames, slow)
         samples |= zip(slow, digital, strict=True)
         sums |= zip(slow, totals, strict=True)
     order = range(len(header.signals))
     return [samples[place] for place in order], [sums[place] for place in order]
+
+
+@contextmanager
+def _as_wfdb_looks_for_it(path: Path, header: Header) -> Iterator[Path]:
+    """Give a record whose files have the names that the wfdb package opens: in the right case."""
+    names = [f"{path.name}.hea", *header.files]
+    spelled = {name: _on_disk(path.with_name(name)) for name in names}
+    if all(file.name == name for name, file in spelled.items()):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="enecg-case-") as folder:
+        for name, file in spelled.items():
+            os.symlink(file.absolute(), Path(folder) / name)
+        yield Path(folder) / path.name
 
 
 def _fast(
@@ -243,25 +303,35 @@ def _check_sums(header: Header, sums: list[int]) -> None:
 
 
 def _channels(
-    header: Header, samples: list[npt.NDArray[np.integer]], n_frames: int
-) -> dict[int, Channel]:
+    header: Header,
+    samples: list[npt.NDArray[np.integer]],
+    n_frames: int,
+    lead_names: Mapping[str, str] | None,
+) -> Leads:
     """Return the ECG leads of a segment, by name."""
     found: dict[int, Channel] = {}
-    for signal, digital_T in zip(header.signals, samples, strict=True):
-        lead = lead_position(signal.name)
-        if lead is None:
+    name_of: dict[int, str] = {}
+    leads, left_out = assign((signal.name for signal in header.signals), lead_names)
+    for place, (signal, digital_T) in enumerate(zip(header.signals, samples, strict=True)):
+        if place not in leads:
             continue
+        lead, inverted, _ = leads[place]
         if lead in found:
-            raise Rejected("ambiguous leads", f"two signals are called {LEADS[lead]}")
+            raise Rejected(
+                "ambiguous leads",
+                f"two signals are {LEADS[lead]}: {name_of[lead][:60]!r} and {signal.name[:60]!r}",
+            )
+        name_of[lead] = signal.name
         rate = header.rate_hz * signal.per_frame
-        gain = signal.gain * _per_millivolt(signal)
+        # Turned over by the gain's sign: the samples stay as they are, bit for bit.
+        gain = signal.gain * _per_millivolt(signal) * (-1 if inverted else 1)
         check_plausible(signal.name, rate, gain)
         nothing = NO_SAMPLE.get(signal.format, 1 << 62)
         missing_T = digital_T == nothing
         found[lead] = Channel(
-            digital_T, missing_T, gain, signal.baseline, rate, n_frames * signal.per_frame
+            digital_T, missing_T, gain, signal.baseline, rate, n_frames * signal.per_frame, inverted
         )
-    return found
+    return Leads(found, left_out)
 
 
 def _per_millivolt(signal: Signal) -> float:
@@ -273,9 +343,12 @@ def _per_millivolt(signal: Signal) -> float:
     return known
 
 
-def _joined(path: Path, header: Header, corpus: Path | None) -> dict[int, Channel]:
+def _joined(
+    path: Path, header: Header, corpus: Path | None, lead_names: Mapping[str, str] | None
+) -> Leads:
     """Verify the segments of a multi-segment record and put each lead's pieces in a row."""
     pieces: dict[int, list[tuple[int, Channel]]] = {}
+    left_out: list[str] = []
     start, verified = 0, set[tuple[str, int]]()
     for name, length in header.segments:
         if (name, length) in verified and start >= HEAD_S * header.rate_hz:
@@ -290,7 +363,9 @@ def _joined(path: Path, header: Header, corpus: Path | None) -> dict[int, Channe
                     f"segment {name}: {segment.n_frames} samples at {segment.rate_hz:g} Hz, the "
                     f"record's header says {length} at {header.rate_hz:g} Hz",
                 )
-            for lead, channel in _segment(path.with_name(name), segment, corpus).items():
+            channels = _segment(path.with_name(name), segment, corpus, lead_names)
+            left_out += channels.left_out
+            for lead, channel in channels.items():
                 if start < HEAD_S * header.rate_hz or lead not in pieces:
                     pieces.setdefault(lead, []).append((start, channel))
             verified.add((name, length))
@@ -299,9 +374,10 @@ def _joined(path: Path, header: Header, corpus: Path | None) -> dict[int, Channe
         raise Rejected(
             "wrong length", f"segments hold {start} samples, the header says {header.n_frames}"
         )
-    return {
+    whole = {
         lead: _in_a_row(LEADS[lead], found, start, header.rate_hz) for lead, found in pieces.items()
     }
+    return Leads(whole, left_out)
 
 
 def _in_a_row(
@@ -327,4 +403,6 @@ def _in_a_row(
         end = min(kept, begin + len(piece.digital_T))
         digital_T[begin:end] = piece.digital_T[: end - begin]
         missing_T[begin:end] = piece.missing_T[: end - begin]
-    return Channel(digital_T, missing_T, first.gain, first.baseline, first.rate_hz, n_samples)
+    return Channel(
+        digital_T, missing_T, first.gain, first.baseline, first.rate_hz, n_samples, first.inverted
+    )

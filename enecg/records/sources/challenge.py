@@ -6,14 +6,16 @@ https://physionet.org/content/challenge-2021/; the seven corpora in it are laid 
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pandas as pd
 
 from enecg.errors import UserError
+from enecg.label_text import shown
 from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import Listing, Source, gender_of, listing_from
 from enecg.records.sources.rhythms import rhythm_of
-from enecg.records.sources.snomed import CLASSES, RHYTHM_OF_CLASS
+from enecg.records.sources.snomed import BY_WORD, CLASSES, RHYTHM_OF_CLASS
 from enecg.records.sources.wfdb_folder import headers
 from enecg.storage import Place
 
@@ -21,6 +23,7 @@ _HEADER_BYTES = 1 << 16
 _COMMENT = re.compile(
     r"^#\s*(age|sex|dx|rx|hx|sx)\s*:[ \t]*(.*?)\s*$", re.IGNORECASE | re.MULTILINE
 )
+_CODE = re.compile(r"[0-9]+(\.0)?")
 _UNKNOWN = {"", "nan", "unknown", "n/a", "none"}
 
 
@@ -44,16 +47,15 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
             "--labels: the Challenge's labels stand in its headers; with a table of your own use "
             "--source wfdb"
         )
-    paths = headers(corpus)
-    names = [f"{path}.hea" for path in paths]
+    found = headers(corpus)
+    paths, names = list(found), list(found.values())
     said = pd.DataFrame(
         [comments_of(content) for _, content in corpus.read_heads(names, _HEADER_BYTES)],
         columns=["age", "sex", "dx", "rx", "hx", "sx"],
         dtype=object,
     )
-    codes = said["dx"].map(lambda text: re.findall(r"[0-9]+", text), na_action="ignore")
-    # An empty Dx says nothing; codes without a class say that none of the classes holds.
-    diagnoses = codes.map(classes_of, na_action="ignore")
+    terms = said["dx"].map(terms_of, na_action="ignore")
+    diagnoses = terms.map(classes_of, na_action="ignore")
     stems = pd.Series([path.rpartition("/")[2] for path in paths], dtype=object)
     listed = pd.DataFrame({"record_id": stems, "subject_id": stems, "path": paths}).assign(
         age=said["age"],
@@ -62,11 +64,35 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         diagnoses=diagnoses,
         **{name: said[name] for name in ("dx", "rx", "hx", "sx")},
     )
-    unknown = codes.dropna().explode().dropna()
-    unknown = unknown[~unknown.isin(list(CLASSES))]
-    notes = [f"{len(unknown):,} diagnoses have codes without a class, e.g. {unknown.iloc[0]}; they "
-             "are kept in the column dx"] if len(unknown) else []  # fmt: skip
-    return listing_from(listed, corpus.uri, notes)
+    return listing_from(listed, corpus.uri, _notes(terms), texts=("dx", "rx", "hx", "sx"))
+
+
+def _notes(terms: pd.Series) -> list[str]:
+    """Say which diagnoses have no class, and which are words, with counts and examples."""
+    every = Counter(terms.dropna().explode().dropna())
+    codes = {term: count for term, count in every.items() if _CODE.fullmatch(term)}
+    words = {term: count for term, count in every.items() if term not in codes}
+    read = {term: count for term, count in words.items() if _word(term) in BY_WORD}
+    unread = {term: count for term, count in words.items() if term not in read}
+    unknown = {term: count for term, count in codes.items() if term not in CLASSES}
+    notes = []
+    if unknown:
+        notes.append(
+            f"{sum(unknown.values()):,} diagnoses have codes without a class, e.g. "
+            f"{next(iter(unknown))}; they are kept in the column dx"
+        )
+    if read:
+        notes.append(
+            f"{sum(read.values()):,} diagnoses are words, not SNOMED CT codes, taken as the "
+            f"Challenge's abbreviations or names: {shown(read)}"
+        )
+    if unread:
+        notes.append(
+            f"{sum(unread.values()):,} diagnoses are neither codes nor known words: "
+            f"{shown(unread)}; they are kept in the column dx, and a record with nothing else has "
+            "no diagnoses"
+        )
+    return notes
 
 
 def comments_of(header: bytes) -> dict[str, str]:
@@ -75,9 +101,34 @@ def comments_of(header: bytes) -> dict[str, str]:
     return {name.lower(): text for name, text in found if text.strip().lower() not in _UNKNOWN}
 
 
-def classes_of(codes: list[str]) -> list[str]:
-    """Return the classes of SNOMED CT codes, each once, in the order of the codes."""
-    return list(dict.fromkeys(CLASSES[code] for code in codes if code in CLASSES))
+def terms_of(text: str) -> list[str]:
+    """Return the diagnoses in a Dx: codes, abbreviations or names, between ``,`` ``;`` or ``|``."""
+    terms = []
+    for part in filter(None, (part.strip() for part in re.split(r"[,;|]", text))):
+        words = part.split()
+        spaced = all(_CODE.fullmatch(word) or _word(word) in BY_WORD for word in words)
+        terms += words if spaced and _word(part) not in BY_WORD else [part]
+    return [term.removesuffix(".0") if _CODE.fullmatch(term) else term for term in terms]
+
+
+def _word(term: str) -> str:
+    return " ".join(re.sub(r"[-_]", " ", term.lower()).split())
+
+
+def classes_of(terms: list[str]) -> list[str] | None:
+    """Return the classes of diagnoses, each once, in their order.
+
+    Codes without a class say that none of the classes holds. Words that are not known say nothing:
+    with nothing but such words, or none at all, the answer is None.
+    """
+    found = [CLASSES.get(term) or BY_WORD.get(_word(term)) for term in terms]
+    unread = [
+        term
+        for term, name in zip(terms, found, strict=True)
+        if name is None and not _CODE.fullmatch(term)
+    ]
+    classes = list(dict.fromkeys(name for name in found if name is not None))
+    return classes if classes or (terms and not unread) else None
 
 
 def _rhythm(classes: list[str]) -> str | None:

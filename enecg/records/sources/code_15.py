@@ -20,8 +20,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from enecg.errors import UserError, one_line
+from enecg.label_text import often, shown, texts_of
 from enecg.records.channel import Channel, Rejected, check_plausible, head_length
 from enecg.records.corpus import Corpus
+from enecg.records.label_table import check_own_subjects, with_identifiers, without_repeats
 from enecg.records.sources.listing import Listing, Source, listing_from, read_csv
 from enecg.records.wfdb_record import check_inside, is_inside
 from enecg.signals import LEADS
@@ -55,34 +57,56 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     sample = not corpus.exists(TABLE) and corpus.exists(SAMPLE_TABLE)
     place = labels or corpus.uri_of(SAMPLE_TABLE if sample else TABLE)
     file = "save_file" if sample else "trace_file"
-    table = read_csv(place, (*_USED, file), text=("exam_id", "patient_id", file))
+    table = read_csv(place, (*_USED, file))
+    table = with_identifiers(table, ("exam_id", "patient_id"), place)
+    notes: list[str] = []
+    if labels is not None:
+        table, notes = without_repeats(table, ["exam_id"], place)
+        own = SAMPLE_TABLE if sample else TABLE
+        if corpus.exists(own):
+            check_own_subjects(table, corpus, own, ("exam_id", "patient_id"), place)
     if corpus.remote and not sample:
         raise UserError(
             f"{corpus.uri}: CODE-15's files hold 20,000 exams each; copy them to a disk"
         )
-    flags = pd.DataFrame({name: _is_true(table[name]) for name in _CLASSES})
+    flags: dict[str, pd.Series] = {}
+    for name in (*_CLASSES, "normal_ecg", "is_male"):
+        if name in table:  # normal_ecg need not be
+            flags[name], unreadable = _flag(table[name])
+            if unreadable:
+                notes.append(f"{place}: {name}: not true or false: {shown(unreadable)}; missing")
     rhythm = pd.Series([None] * len(table), dtype=object)
     for name, code in reversed(_RHYTHMS):
-        if name in table:  # normal_ecg need not be
-            rhythm = rhythm.mask(_is_true(table[name]), code)
-    male = _is_true(table["is_male"]).map({True: "male", False: "female"})
+        if name in flags:
+            rhythm = rhythm.mask(flags[name] == True, code)  # noqa: E712  (None is neither)
+    rows = pd.DataFrame({name: flags[name] for name in _CLASSES}).to_dict("records")
     listed = pd.DataFrame(
         {
             "record_id": table["exam_id"],
-            "subject_id": table["patient_id"].fillna(table["exam_id"]),
+            "subject_id": table["patient_id"],
             "path": table[file] if sample else table[file] + "/" + table["exam_id"],
             "age": table["age"],
-            "gender": male.astype(object).where(table["is_male"].notna(), None),
+            "gender": [
+                None if male is None else ("male" if male else "female")
+                for male in flags["is_male"]
+            ],
             "report_label": rhythm,
-            "diagnoses": [[n for n in _CLASSES if row[n]] for row in flags.to_dict("records")],
+            "diagnoses": [
+                None if None in row.values() else [n for n in _CLASSES if row[n]] for row in rows
+            ],
             **{name: table[name] for name in _METADATA if name in table},
         }
     )
-    return listing_from(listed, place)
+    return listing_from(listed, place, notes)
 
 
-def _is_true(values: pd.Series) -> pd.Series:
-    return values.astype("string").str.lower().isin(["true", "1", "1.0"])
+def _flag(values: pd.Series) -> tuple[pd.Series, dict[str, int]]:
+    """Return True, False or None for each cell, and what is neither of them nor empty."""
+    said = values.astype("string").str.lower()
+    flags = pd.Series([None] * len(values), index=values.index, dtype=object)
+    flags = flags.mask(said.isin(["true", "1", "1.0"]), True)
+    flags = flags.mask(said.isin(["false", "0", "0.0"]), False)
+    return flags, often(texts_of(values[flags.isna() & values.notna()]))
 
 
 def read(corpus: Path, path: str) -> dict[int, Channel]:

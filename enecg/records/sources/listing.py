@@ -11,9 +11,17 @@ import pandas as pd
 from enecg.errors import UserError
 from enecg.records import wfdb_record
 from enecg.records.channel import Channel
+from enecg.records.columns import typed
 from enecg.records.corpus import Corpus
-from enecg.storage import Place, open_file
+from enecg.records.csv_table import read_csv
+from enecg.records.identifiers import identifiers, note_on_words
+from enecg.storage import Place
 from enecg.tasks import TASKS
+
+__all__ = [
+    "KEYS", "MEASURED", "Listing", "Source", "flag_of", "gender_of", "listing_from", "read_csv",
+    "tidy", "without_sentinels",
+]  # fmt: skip
 
 KEYS = ("record_id", "subject_id", "path")
 MEASURED = (
@@ -39,12 +47,16 @@ class Listing:
         Every other column; passed through.
     notes : tuple of str
         What the user should hear about, a line each.
+    texts : tuple of str
+        Columns of metadata that are text by nature (reports, lists of codes): numbers among their
+        values do not mean that the others are numbers that cannot be read.
     """
 
     table: pd.DataFrame
     labels: tuple[str, ...]
     metadata: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,99 +90,28 @@ class Source:
     files: Callable[[str, Callable[[str], bytes]], list[str]] = wfdb_record.files
 
 
-def read_csv(path: Place, required: Iterable[str], text: Iterable[str]) -> pd.DataFrame:
-    """Read a CSV table, at a path or URI, with the columns ``required``; those in ``text`` stay
-    as written.
-
-    Raises
-    ------
-    UserError
-        No such file, no CSV, or a column is missing.
-    """
-    try:
-        with open_file(path) as file:
-            table = pd.read_csv(file, dtype=dict.fromkeys(text, str), low_memory=False)
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise UserError(f"{path}: not a CSV table in UTF-8: {error}") from error
-    missing = [name for name in required if name not in table.columns]
-    if missing:
-        raise UserError(
-            f"{path}: no column {', '.join(missing)}; it has: {', '.join(map(str, table.columns))}"
-        )
-    return table
-
-
-def with_labels(
-    listed: pd.DataFrame, labels: Place, key: str, corpus: Corpus
-) -> tuple[pd.DataFrame, list[str]]:
-    """Join the user's own table to a listing; a record without a row has no labels.
-
-    Parameters
-    ----------
-    listed : DataFrame
-        With the columns ``record_id`` and ``path``.
-    labels : path or URI
-        A CSV table: ``key``, perhaps ``subject_id``, and label and metadata columns, which take
-        the place of columns of the same name.
-    key : str
-        What the table calls ``record_id``.
-    corpus : Corpus
-        Named in messages.
-
-    Returns
-    -------
-    DataFrame
-        In the order of ``listed``.
-    list of str
-        What the user should hear about.
-
-    Raises
-    ------
-    UserError
-        The table is not there, lacks its key, has it twice, or knows no record that is listed.
-    """
-    table = read_csv(labels, [key], text=(key, "subject_id"))
-    for name in ("path", "record_id"):
-        if name in table and name != key:
-            raise UserError(
-                f"{labels}: column {name!r} has a name that the record store fills itself"
-            )
-    if table[key].isna().any():
-        line = int(table[key].isna().to_numpy().argmax()) + 2
-        raise UserError(f"{labels}, line {line}: {key} is empty")
-    twice = table[key].duplicated()
-    if twice.any():
-        first = table.loc[twice, key].iloc[0]
-        raise UserError(f"{labels}: {key} {first!r} stands in more than one row")
-    table = table.rename(columns={key: "record_id"})
-    without_record = int((~table["record_id"].isin(listed["record_id"])).sum())
-    without_row = int((~listed["record_id"].isin(table["record_id"])).sum())
-    if len(table) and without_record == len(table) and len(listed):
-        raise UserError(
-            f"{labels}: no {key} is the name of a record in {corpus.uri}; the table has "
-            f"{table['record_id'].iloc[0]!r}, the folder {listed['record_id'].iloc[0]!r}"
-        )
-    notes = []
-    if without_record:
-        notes.append(f"{labels}: {without_record:,} rows name no record in {corpus.uri}")
-    if without_row:
-        notes.append(f"{labels}: {without_row:,} records have no row, so no labels")
-    replaced = [name for name in table if name in listed and name != "record_id"]
-    joined = listed.drop(columns=replaced).merge(table, on="record_id", how="left", sort=False)
-    if "subject_id" in replaced:  # a row may leave it empty, a record have no row
-        joined["subject_id"] = joined["subject_id"].fillna(listed["subject_id"])
-    return tidy(joined), notes
-
-
 SENTINELS = (29999, -29999, 32767, -32768, 65535)
 """What electrocardiographs write where they could not measure."""
+_SENTINEL_TEXTS = tuple(f"{number}{end}" for number in SENTINELS for end in ("", ".0"))
 
 
 def without_sentinels(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table in which numbers that stand for "not measured" are missing."""
-    names = [str(name) for name in table.select_dtypes("number")]
-    numbers = [name for name in names if not name.endswith("_id")]
-    return table.assign(**{name: table[name].mask(table[name].isin(SENTINELS)) for name in numbers})
+    """Return a table in which numbers that stand for "not measured" are missing.
+
+    Columns of text are numbers where any of their values is one; identifiers are left alone.
+    """
+    columns = {}
+    for name in table:
+        if str(name).endswith("_id"):
+            continue
+        values = table[name]
+        if pd.api.types.is_numeric_dtype(values):
+            columns[str(name)] = values.mask(values.isin(SENTINELS))
+        elif values.dtype == object:
+            if pd.api.types.infer_dtype(values, skipna=True) != "string":  # lists among them
+                values = values.map(lambda value: value if isinstance(value, str) else None)
+            columns[str(name)] = table[name].mask(values.isin(_SENTINEL_TEXTS), None)
+    return table.assign(**columns)
 
 
 def gender_of(values: pd.Series) -> pd.Series:
@@ -194,16 +135,20 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: said(table[name]) for name, said in words if name in table})
 
 
-def listing_from(table: pd.DataFrame, origin: Place, notes: Iterable[str] = ()) -> Listing:
+def listing_from(
+    table: pd.DataFrame, origin: Place, notes: Iterable[str] = (), texts: Iterable[str] = ()
+) -> Listing:
     """Split a table's columns into keys, labels and metadata.
 
-    A record without a subject is its own; one without a path is rejected when it is to be read.
+    Identifiers get their normal form. A record without a subject is its own; one without a path is
+    rejected when it is to be read. Other columns of text become numbers where nothing of how they
+    are written is lost.
 
     Raises
     ------
     UserError
-        A column of ``origin`` has a name that the store needs for itself, or a row has no
-        ``record_id``.
+        A column of ``origin`` has a name that the store needs for itself, a row has no
+        ``record_id``, or an identifier is none.
     """
     for name in table.columns:
         if name in MEASURED:
@@ -211,15 +156,25 @@ def listing_from(table: pd.DataFrame, origin: Place, notes: Iterable[str] = ()) 
                 f"{origin}: column {name!r} has a name that the record store fills itself; "
                 "rename it"
             )
-    nameless = table["record_id"].isna().to_numpy()
+    ids = {
+        key: identifiers(table[key], lambda row, key=key: f"{origin}, row {row + 1}: {key}")
+        for key in ("record_id", "subject_id")
+    }
+    nameless = ids["record_id"].isna().to_numpy()
     if nameless.any():
         raise UserError(f"{origin}: row {int(nameless.argmax()) + 1} has no record_id")
-    table = table.assign(
-        subject_id=table["subject_id"].fillna(table["record_id"]), path=table["path"].fillna("")
-    )
     known = {task.column for task in TASKS.values()}
     others = [name for name in table.columns if name not in KEYS]
+    table = table.assign(
+        record_id=ids["record_id"],
+        subject_id=ids["subject_id"].fillna(ids["record_id"]),
+        path=table["path"].fillna(""),
+        **{name: typed(table[name]) for name in others},
+    )
+    notes = [*notes, *note_on_words(table["subject_id"], origin)]
     labels = tuple(name for name in others if name in known)
     metadata = tuple(name for name in others if name not in known)
     columns = [*KEYS, *labels, *metadata]
-    return Listing(table[columns].reset_index(drop=True), labels, metadata, tuple(notes))
+    return Listing(
+        table[columns].reset_index(drop=True), labels, metadata, tuple(notes), tuple(texts)
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
+from enecg.label_text import numbers_of, shown
 from enecg.records.corpus import Corpus
+from enecg.records.label_table import with_identifiers, with_labels
 from enecg.records.sources.listing import (
     Listing,
     Source,
     listing_from,
     read_csv,
-    with_labels,
     without_sentinels,
 )
 from enecg.records.sources.report_lines import rhythms_of_reports
@@ -42,38 +43,56 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         A table is not there, or lacks a column.
     """
     path = corpus.uri_of(TABLE)
-    table = read_csv(path, _LISTED, text=("subject_id", "study_id", "file_name"))
+    table = with_identifiers(read_csv(path, _LISTED), ("study_id", "subject_id"), path)
     listed = table.rename(columns={"study_id": "record_id"})[
         ["record_id", "subject_id", "path", "ecg_time"]
     ]
     # The table writes paths with the header's name, some copies with its ending.
-    listed["path"] = listed["path"].str.removesuffix(".hea")
-    notes = []
+    listed["path"] = listed["path"].str.replace(r"\.hea$", "", case=False, regex=True)
+    notes: list[str] = []
     if corpus.exists(MEASUREMENTS):
-        listed = listed.merge(_measurements(corpus), on="record_id", how="left", sort=False)
+        measured, notes = _measurements(corpus)
+        listed = listed.merge(measured, on="record_id", how="left", sort=False)
     else:
         notes.append(f"{corpus.uri}: no {MEASUREMENTS}, so no rr_interval and no report_label")
     if labels is not None:
         listed, more = with_labels(listed, labels, "study_id", corpus)
         listed = without_sentinels(listed)
         notes += more
-    return listing_from(listed, path, notes)
+    return listing_from(listed, path, notes, texts=("ecg_time", "report"))
 
 
-def _measurements(corpus: Corpus) -> pd.DataFrame:
-    """Return a row per study: intervals (ms), axes (degrees), rhythm, and the report's text."""
+def _measurements(corpus: Corpus) -> tuple[pd.DataFrame, list[str]]:
+    """Return a row per study: intervals (ms), axes (degrees), rhythm, and the report's text.
+
+    With notes on what cannot be read, and on studies that have several rows: the first one counts.
+    """
     lines = [f"report_{number}" for number in range(_REPORT_LINES)]
-    table = read_csv(
-        corpus.uri_of(MEASUREMENTS), ("study_id", *_MEASURED, lines[0]), text=("study_id", *lines)
-    ).drop_duplicates("study_id")
+    place = corpus.uri_of(MEASUREMENTS)
+    table = read_csv(place, ("study_id", *_MEASURED, lines[0]))
+    table = with_identifiers(table, ("study_id",), place)
+    notes = []
+    again = table["study_id"].duplicated()
+    if again.any():
+        notes.append(
+            f"{place}: {int(again.sum()):,} rows are of a study that has a row already, such as "
+            f"{table.loc[again, 'study_id'].iloc[0]!r}; the first one counts"
+        )
+        table = table[~again]
     lines = [name for name in lines if name in table]
     report = table[lines[0]].fillna("")
     for name in lines[1:]:
         report += ("\n" + table[name]).fillna("")
-    measured = without_sentinels(table[["study_id", *_MEASURED]].copy())
-    return measured.rename(columns={"study_id": "record_id"}).assign(
+    measured = table[["study_id"]].rename(columns={"study_id": "record_id"})
+    for name in _MEASURED:
+        numbers, unreadable = numbers_of(table[name])
+        measured[name] = numbers
+        if unreadable:
+            notes.append(f"{place}: {name}: no number: {shown(unreadable)}; missing")
+    measured = without_sentinels(measured).assign(
         report_label=rhythms_of_reports(table[lines]), report=report.where(report != "", None)
     )
+    return measured, notes
 
 
 SOURCE = Source(

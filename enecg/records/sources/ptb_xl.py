@@ -8,12 +8,19 @@ import pandas as pd
 
 from enecg.errors import UserError
 from enecg.records.corpus import Corpus
+from enecg.records.label_table import check_own_subjects, with_identifiers, without_repeats
 from enecg.records.sources.listing import Listing, Source, listing_from, read_csv
 from enecg.records.sources.rhythms import rhythm_of
 from enecg.storage import Place
 
 TABLE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+_GENDERS = {"0": "male", "0.0": "male", "1": "female", "1.0": "female"}
+_TEXTS = (
+    "device", "recording_date", "report", "scp_codes", "heart_axis", "infarction_stadium1",
+    "infarction_stadium2", "baseline_drift", "static_noise", "burst_noise", "electrodes_problems",
+    "extra_beats", "pacemaker",
+)  # fmt: skip
 _USED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "filename_lr", "filename_hr")
 
 
@@ -35,16 +42,22 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         A table is not there, lacks a column, or a row cannot be read.
     """
     path = labels or corpus.uri_of(TABLE)
-    table = read_csv(path, _USED, text=("ecg_id",))
-    codes, genders, subjects = [], [], []
-    for row in table[list(_USED)].to_dict("records"):
+    table = with_identifiers(read_csv(path, _USED), ("ecg_id", "patient_id"), path)
+    notes = []
+    if labels is not None:
+        table, notes = without_repeats(table, ["ecg_id"], path)
+        if corpus.exists(TABLE):
+            check_own_subjects(table, corpus, TABLE, ("ecg_id", "patient_id"), path)
+    codes, genders = [], []
+    for row in table[["ecg_id", "scp_codes", "sex"]].to_dict("records"):
         where = f"{path}, ecg_id {row['ecg_id']}"
+        if pd.isna(row["ecg_id"]):
+            raise UserError(f"{where}: ecg_id is empty")
         codes.append(_codes(row["scp_codes"], where))
         genders.append(_gender(row["sex"], where))
-        subjects.append(_subject(row["patient_id"], row["ecg_id"], where))
     listed = table.drop(columns=list(_USED)).assign(
         record_id=table["ecg_id"],
-        subject_id=subjects,
+        subject_id=table["patient_id"],
         path=_paths(table, corpus, path),
         # 300 stands for "over 89"; as an impossible age it becomes missing, and is counted.
         age=table["age"],
@@ -56,13 +69,13 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     )
     if not corpus.exists(STATEMENTS):
         note = f"{corpus.uri}: no {STATEMENTS}, so no column superclasses"
-        return listing_from(listed, path, [note])
+        return listing_from(listed, path, [*notes, note], _TEXTS)
     superclass = _superclass_of(corpus)
     found = [{superclass.get(code) for code in record} for record in codes]
     listed["superclasses"] = pd.Series(
         [[name for name in SUPERCLASSES if name in record] for record in found], dtype=object
     )
-    return listing_from(listed, path)
+    return listing_from(listed, path, notes, _TEXTS)
 
 
 def _paths(table: pd.DataFrame, corpus: Corpus, origin: Place) -> pd.Series:
@@ -91,8 +104,8 @@ def _is_text(value: object) -> bool:
 def _superclass_of(corpus: Corpus) -> dict[str, str]:
     """Return the super-class of every diagnostic statement."""
     path = corpus.uri_of(STATEMENTS)
-    table = read_csv(path, ("diagnostic", "diagnostic_class"), text=())
-    diagnostic = table[table["diagnostic"] == 1]
+    table = read_csv(path, ("diagnostic", "diagnostic_class"))
+    diagnostic = table[table["diagnostic"].isin(["1", "1.0"])]
     return dict(zip(diagnostic.iloc[:, 0], diagnostic["diagnostic_class"], strict=True))
 
 
@@ -106,21 +119,12 @@ def _codes(text: str, where: str) -> dict[str, float]:
     return codes
 
 
-def _gender(sex: float, where: str) -> str | None:
+def _gender(sex: str | float, where: str) -> str | None:
     if pd.isna(sex):
         return None
-    if sex not in (0, 1):
+    if sex not in _GENDERS:
         raise UserError(f"{where}: sex is {sex!r}; allowed: 0 (male), 1 (female), empty")
-    return "male" if sex == 0 else "female"
-
-
-def _subject(patient: float | str, record_id: str, where: str) -> str:
-    if pd.isna(record_id):
-        raise UserError(f"{where}: ecg_id is empty")
-    if pd.isna(patient):
-        return str(record_id)
-    # The published table writes patients as 15709.0.
-    return str(patient).removesuffix(".0")
+    return _GENDERS[str(sex)]
 
 
 SOURCE = Source(

@@ -49,6 +49,31 @@ OTHERS = {
 """What it does not score, as far as an ECG shows it."""
 CLASSES = SCORED | OTHERS
 
+_OLD_ABBREVIATIONS = {"CLBBB": "LBBB", "CRBBB": "RBBB", "SVPB": "PAC", "VPB": "PVC"}
+_NAMES = {
+    "atrial fibrillation": "AF", "atrial flutter": "AFL", "bundle branch block": "BBB",
+    "bradycardia": "Brady", "left bundle branch block": "LBBB",
+    "complete left bundle branch block": "LBBB", "right bundle branch block": "RBBB",
+    "complete right bundle branch block": "RBBB", "1st degree av block": "IAVB",
+    "first degree av block": "IAVB", "first degree atrioventricular block": "IAVB",
+    "incomplete right bundle branch block": "IRBBB", "left axis deviation": "LAD",
+    "left anterior fascicular block": "LAnFB", "low qrs voltages": "LQRSV",
+    "nonspecific intraventricular conduction disorder": "NSIVCB", "sinus rhythm": "NSR",
+    "normal sinus rhythm": "NSR", "premature atrial contraction": "PAC",
+    "supraventricular premature beats": "PAC", "pacing rhythm": "PR",
+    "poor r wave progression": "PRWP", "premature ventricular contractions": "PVC",
+    "ventricular premature beats": "PVC", "prolonged pr interval": "LPR",
+    "prolonged qt interval": "LQT", "qwave abnormal": "QAb", "right axis deviation": "RAD",
+    "sinus arrhythmia": "SA", "sinus bradycardia": "SB", "sinus tachycardia": "STach",
+    "t wave abnormal": "TAb", "t wave inversion": "TInv",
+}  # fmt: skip
+BY_WORD = {
+    **{name.lower(): name for name in CLASSES.values()},
+    **{short.lower(): name for short, name in _OLD_ABBREVIATIONS.items()},
+    **_NAMES,
+}
+"""Abbreviations, and the scored diagnoses' names, in lower case → class."""
+
 RHYTHM_OF_CLASS = {
     "AF": "AFIB", "PAF": "AFIB", "CAF": "AFIB", "RAF": "AFIB", "AFAFL": "AFIB", "AFL": "AFLT",
     "SVT": "SVTAC", "ATach": "SVTAC", "AVRT": "SVTAC", "AVNRT": "SVTAC", "PSVT": "PSVT",

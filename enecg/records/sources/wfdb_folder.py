@@ -6,8 +6,10 @@ from collections import defaultdict
 
 import pandas as pd
 
+from enecg.errors import UserError
 from enecg.records.corpus import Corpus
-from enecg.records.sources.listing import Listing, Source, listing_from, with_labels
+from enecg.records.label_table import with_labels
+from enecg.records.sources.listing import Listing, Source, listing_from
 from enecg.storage import Place
 
 _HEADER_BYTES = 1 << 20  # more than any header that names segments has
@@ -28,33 +30,43 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     Raises
     ------
     UserError
-        The table is not there, lacks ``record_id``, or has a row twice.
+        The table is not there, lacks ``record_id``, or has a record twice with different values.
     """
     paths = sorted(headers(corpus))
     listed = pd.DataFrame(
         {"record_id": [path.rpartition("/")[2] for path in paths], "path": paths}, dtype=object
     )
-    listed["subject_id"] = listed["record_id"]
+    listed["subject_id"] = None  # a folder does not say whose records they are
     if labels is None:
         return listing_from(listed, corpus.uri)
     listed, notes = with_labels(listed, labels, "record_id", corpus)
     return listing_from(listed, labels, notes)
 
 
-def headers(corpus: Corpus) -> list[str]:
-    """Return the name of every header, without ``.hea``, that is no other record's segment."""
-    stems = [name.removesuffix(".hea") for name in corpus.names_ending(".hea")]
+def headers(corpus: Corpus) -> dict[str, str]:
+    """Return every header that is no other record's segment: its name without ``.hea``, and whole.
+
+    Raises
+    ------
+    UserError
+        Two headers whose names differ in the case of their endings.
+    """
+    names: dict[str, str] = {}
+    for name in corpus.names_ending(".hea"):
+        if (other := names.setdefault(name[: -len(".hea")], name)) != name:
+            raise UserError(f"{corpus.uri}: {other} and {name} are headers of one name; remove one")
+    stems = list(names)
     beside: dict[str, list[str]] = defaultdict(list)
     for stem in stems:
         beside[stem.rpartition("/")[0]].append(stem)
     # Only a folder with several headers can hold a record with segments.
-    several = [f"{stem}.hea" for stems in beside.values() if len(stems) > 1 for stem in stems]
+    several = [names[stem] for stems in beside.values() if len(stems) > 1 for stem in stems]
     parts = {
         f"{name.rpartition('/')[0]}/{part}".lstrip("/")
         for name, content in corpus.read_heads(several, _HEADER_BYTES)
         for part in _segments(content)
     }
-    return [stem for stem in stems if stem not in parts]
+    return {stem: name for stem, name in names.items() if stem not in parts}
 
 
 def _segments(header: bytes) -> set[str]:

@@ -11,7 +11,6 @@ from enecg.absent_classes import absent_classes
 from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError, brief, did_you_mean
 from enecg.nested import ALL, Nested, nested_folds
-from enecg.progress import say
 from enecg.records.store import RecordStore
 from enecg.tasks import Task, known
 

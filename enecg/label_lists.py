@@ -94,7 +94,8 @@ def lists_of(values: pd.Series, classes: Sequence[str]) -> Lists:
 def undeclared_in(lists: Lists, classes: Sequence[str]) -> dict[str, int]:
     """Return the names that are no class, with how many records have each."""
     often = np.bincount(lists.number[lists.number >= 0], minlength=len(lists.different))
-    known, found = set(classes), {}
+    known = set(classes)
+    found: dict[str, int] = {}
     for names, count in zip(lists.different, often, strict=True):
         for name in dict.fromkeys(names):
             if name not in known and count:

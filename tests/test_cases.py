@@ -1,4 +1,4 @@
-"""The seven small inputs on which an earlier version was silently wrong, each with what is right."""
+"""The seven small inputs on which an earlier version was silently wrong, and what is right."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_the_normal_form(value: object, normal: str | None) -> None:
     ("value", "told"),
     [
         (True, "is true"), (False, "is false"), ([1], r"is '\[1\]'"), ({}, "is '{}'"),
-        ("1.00001e+07", ".*rounded number"), ("1E+07", ".*rounded number"), (1e17, ".*rounded number"),
+        ("1.00001e+07", ".*rounded number"), ("1E+07", ".*rounded number"), (1e17, ".*rounded number"),  # noqa: E501
         (np.inf, ".*rounded number"),
     ],
 )  # fmt: skip

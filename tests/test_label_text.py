@@ -36,7 +36,7 @@ def lists(labels: pd.Series, *classes: str) -> list[list[str] | None]:
     task = Task("dx", "multilabel", classes=classes or ("AF", "LBBB", "NORM"))
     rows = task.targets(labels)
     return [
-        None if np.isnan(row).any() else [c for c, held in zip(task.classes, row, strict=True) if held]
+        None if np.isnan(row).any() else [c for c, held in zip(task.classes, row, strict=True) if held]  # noqa: E501
         for row in rows
     ]  # fmt: skip
 
@@ -48,7 +48,7 @@ def lists(labels: pd.Series, *classes: str) -> list[list[str] | None]:
         ["AF", "AF,LBBB", "NORM,", "[]", ""], ["AF", "AF|LBBB", "|NORM", "[]", ""],
         ["['AF']", "['AF', 'LBBB']", "['NORM']", "[]", ""],
         ['["AF"]', '["AF","LBBB"]', '["NORM"]', "[]", ""],
-        ["['AF']", "['AF' 'LBBB']", "['NORM']", "[]", ""], ["{AF}", "{AF,LBBB}", "{NORM}", "{}", ""],
+        ["['AF']", "['AF' 'LBBB']", "['NORM']", "[]", ""], ["{AF}", "{AF,LBBB}", "{NORM}", "{}", ""],  # noqa: E501
         ["('AF',)", "('AF', 'LBBB')", "('NORM')", "()", ""],
         ["AF", "['AF', 'LBBB']", "NORM", "[]", ""],
     ],
@@ -101,7 +101,7 @@ def test_a_lone_name_among_lists_is_a_list_of_one() -> None:
 @pytest.mark.parametrize(
     ("values", "classes"),
     [
-        (["01", "10", "1"], ("01", "10", "1")), (["427.30", "427.3", "427.31"], ("427.30", "427.3")),
+        (["01", "10", "1"], ("01", "10", "1")), (["427.30", "427.3", "427.31"], ("427.30", "427.3")),  # noqa: E501
         (["+1", "0", "-1"], ("+1", "0", "-1")), (["None", "NA", "nan"], ("None", "NA", "nan")),
         (["TRUE", "FALSE", "true"], ("TRUE", "FALSE")), (["1", "0", "1"], ("1", "0")),
         (["1.5", "2.0", "2.0"], ("1.5", "2.0")), (["1.5", "2", "2"], ("1.5", "2")),
@@ -121,7 +121,7 @@ def test_class_names_are_the_text_as_written(
 
 
 NO_NUMBERS = ["1,250", "61,5", "<5", ">2000", "inf", "-inf", "1e400", "2020-01-05", "0x10", "1_000",
-              "١٢", "nan", "NaN", "5 mg", "1 250", "TRUE", "5.0.1", "--5", "1e", "½", "５"]  # fmt: skip
+              "١٢", "nan", "NaN", "5 mg", "1 250", "TRUE", "5.0.1", "--5", "1e", "½", "５"]  # fmt: skip  # noqa: E501
 
 
 def test_numbers_have_a_decimal_point_and_nothing_else() -> None:
@@ -167,7 +167,7 @@ def test_undeclared_classes_of_known_labels_are_named_at_conversion() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[no, yes]", r"classes\.0: must be a string, not False .*no, off.*classes: \['no', 'yes'\]"),
+        ("[no, yes]", r"classes\.0: must be a string, not False .*no, off.*classes: \['no', 'yes'\]"),  # noqa: E501
         ("[off, on]", r"not False .*in quotes"), ("[0, 1]", r"classes: \['0', '1'\]"),
         ("[01, 10]", r"classes\.0: .*not 1 .*010 as 8"), ("[427.30, 427.31]", "427.30 as 427.3"),
         ("[2024-01-01, a]", r"2024-01-01 \(a date\).*\['2024-01-01', 'a'\]"),
@@ -184,7 +184,7 @@ def test_yaml_s_own_typing_is_told_with_the_line_to_write(text: str, told: str) 
 
 def test_a_task_s_name_may_not_be_what_yaml_makes_of_it() -> None:
     entry: Any = yaml.safe_load("{no: {kind: regression}}")
-    with pytest.raises(UserError, match="a task's name is False .*quotes"):
+    with pytest.raises(UserError, match=r"a task's name is False .*quotes"):
         task_from(entry)
 
 

@@ -44,7 +44,7 @@ def test_usual_names(names: str, lead: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "ECG", "ECG1", "Lead", "Lead 1", "Channel 1", "1", "V", "V0", "V7", "V9", "V4R", "V1R", "IV",
+    ["", "ECG", "ECG1", "Lead", "Lead 1", "Channel 1", "1", "V", "V0", "V7", "V9", "V4R", "V1R", "IV",  # noqa: E501
      "VR", "RESP", "PLETH", "MCL1", "CM5", "aVRx", "V1 (filtered)", "I-II", "V1-V2", "V1-", "D4",
      "Lead - aVR", "inverted", "-", "+", "C7", "X", "abp"],
 )  # fmt: skip

@@ -211,7 +211,7 @@ def _run(
             return
         connect()
         limit = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        task = ray.remote(num_cpus=1)(convert_shard)
+        task: Any = ray.remote(num_cpus=1)(convert_shard)
         running: dict[Any, int] = {}
         waiting.reverse()
         try:

@@ -1,6 +1,8 @@
-"""The user's own table of labels: joined to a listing, and checked against it and against itself."""
+"""The user's own table of labels: joined to a listing, checked against it and itself."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pandas as pd
 
@@ -85,12 +87,12 @@ def with_identifiers(table: pd.DataFrame, names: tuple[str, ...], origin: Place)
     UserError
         A cell that is no identifier; named by its line.
     """
+
+    def place(name: str, row: int) -> str:
+        return f"{origin}, line {line_of(table, row)}: {name}"
+
     columns = {
-        name: identifiers(
-            table[name], lambda row, name=name: f"{origin}, line {line_of(table, row)}: {name}"
-        )
-        for name in names
-        if name in table
+        name: identifiers(table[name], partial(place, name)) for name in names if name in table
     }
     return table.assign(**columns)
 
@@ -121,13 +123,13 @@ def without_repeats(
     for name in first:
         differs = (texts[name] != first[name]).to_numpy()
         if differs.any():
-            row = several.index[differs][0]
+            row = int(several.index[differs][0])
             record = table.loc[row, key[0]]
             earlier = several.index[(several[key] == several.loc[row, key]).all(axis=1)][0]
             raise UserError(
                 f"{origin}: {key[0]} {record!r} stands in more than one row, with {name} "
-                f"{_shown(table.loc[earlier, name])} in line {line_of(table, earlier)} and "
-                f"{_shown(table.loc[row, name])} in line {line_of(table, row)}"
+                f"{_shown(table[name][earlier])} in line {line_of(table, earlier)} and "
+                f"{_shown(table[name][row])} in line {line_of(table, row)}"
             )
     repeated = table.duplicated(key).to_numpy()
     lines = [line_of(table, row) for row in range(len(table)) if not repeated[row]]

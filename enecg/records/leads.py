@@ -19,8 +19,8 @@ _II = LEADS.index("II")
 
 # What may stand in front of a lead's name, and behind it, without making it another signal.
 _BEFORE = re.compile(
-    r"(mdc[ _]ecg[ _](lead|elec[ _]potl)|ecg|ekg|ecg lead|ekg lead|lead|einthoven|goldberger|wilson|"
-    r"ableitung|derivation|dérivation|derivación|derivação|derivazione)"
+    r"(mdc[ _]ecg[ _](lead|elec[ _]potl)|ecg|ekg|ecg lead|ekg lead|lead|einthoven|goldberger|"
+    r"wilson|ableitung|derivation|dérivation|derivación|derivação|derivazione)"
     r"(?:[_:.]|-(?=\S))?\s*"  # "lead -aVR" has a sign, "lead-aVR" a dash
 )
 _BEHIND = re.compile(

@@ -19,6 +19,7 @@ from enecg.records.corpus import Corpus
 from enecg.records.parts import OUTCOME_SCHEMA, Claim, write_outcomes
 from enecg.records.rr import rr_interval_ms
 from enecg.records.shard_file import shard_name, write_shard
+from enecg.records.wfdb_record import read_listed
 
 _FETCHED_AT_ONCE = 16  # headers, from object storage
 _LONGEST_NAME = 60
@@ -54,7 +55,8 @@ def convert_shard(
     accepted, rejected : int
     """
     layout = sources.get(source)
-    read = partial(layout.read, lead_names=lead_names) if lead_names else layout.read
+    # Only WFDB has names of signals; `convert` sees to it.
+    read = partial(read_listed, lead_names=lead_names) if lead_names else layout.read
     accepted_ids: list[str] = []
     accepted: list[CanonicalRecord] = []
     rows: list[dict[str, object]] = []

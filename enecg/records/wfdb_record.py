@@ -255,8 +255,8 @@ def _read_files(
         else:
             slow += places
     if slow:
-        with _as_wfdb_looks_for_it(path, header) as place:
-            digital, totals = read_signals(place, header, n_frames, slow)
+        with _as_wfdb_looks_for_it(path, header) as spelled:
+            digital, totals = read_signals(spelled, header, n_frames, slow)
         samples |= zip(slow, digital, strict=True)
         sums |= zip(slow, totals, strict=True)
     order = range(len(header.signals))

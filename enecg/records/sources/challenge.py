@@ -103,7 +103,7 @@ def comments_of(header: bytes) -> dict[str, str]:
 
 def terms_of(text: str) -> list[str]:
     """Return the diagnoses in a Dx: codes, abbreviations or names, between ``,`` ``;`` or ``|``."""
-    terms = []
+    terms: list[str] = []
     for part in filter(None, (part.strip() for part in re.split(r"[,;|]", text))):
         words = part.split()
         spaced = all(_CODE.fullmatch(word) or _word(word) in BY_WORD for word in words)

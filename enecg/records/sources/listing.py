@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -135,6 +136,10 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: said(table[name]) for name, said in words if name in table})
 
 
+def _place(origin: Place, key: str, row: int) -> str:
+    return f"{origin}, row {row + 1}: {key}"
+
+
 def listing_from(
     table: pd.DataFrame, origin: Place, notes: Iterable[str] = (), texts: Iterable[str] = ()
 ) -> Listing:
@@ -157,7 +162,7 @@ def listing_from(
                 "rename it"
             )
     ids = {
-        key: identifiers(table[key], lambda row, key=key: f"{origin}, row {row + 1}: {key}")
+        key: identifiers(table[key], partial(_place, origin, key))
         for key in ("record_id", "subject_id")
     }
     nameless = ids["record_id"].isna().to_numpy()

@@ -43,7 +43,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     """
     path = labels or corpus.uri_of(TABLE)
     table = with_identifiers(read_csv(path, _USED), ("ecg_id", "patient_id"), path)
-    notes = []
+    notes: list[str] = []
     if labels is not None:
         table, notes = without_repeats(table, ["ecg_id"], path)
         if corpus.exists(TABLE):

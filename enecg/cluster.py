@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import secrets
 import socket
 import uuid
 import warnings
@@ -19,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from enecg.errors import UserError
 from enecg.progress import say
+from enecg.ray_core import quieten
 
 
 def connect() -> None:
@@ -48,20 +50,46 @@ def connect() -> None:
     else:
         # A process per job that looks out for a node being taken away: here there is only this one.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        _ensure_token()
         context = ray.init(
             address="local",
-            num_cpus=max(4, os.cpu_count() or 1),
+            num_cpus=local_cpus(),
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
         shown = f"; dashboard: http://{context.dashboard_url}" if context.dashboard_url else ""
         say(f"started a local Ray cluster, token authentication on{shown}")
+    quieten()
     # Ray Data advises on how to split files whenever there are few of them.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data")
     progress = ray.data.DataContext.get_current()
     progress.enable_progress_bars = False  # our own progress says more, in fewer lines
     for noisy in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def _ensure_token() -> None:
+    """Make a token for a local cluster where Ray could not leave one in the home folder."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    folder = Path(os.path.expanduser("~/.ray"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder / "auth_token", os.R_OK) or os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # goes to the cluster's processes
+
+
+def local_cpus() -> int:
+    """Return how many CPUs a local cluster counts: those of the machine, and at least four."""
+    return max(4, os.cpu_count() or 1)
+
+
+def is_named() -> bool:
+    """Whether a cluster to join is named, by ``RAY_ADDRESS``; else a local one is started."""
+    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
 
 
 def read_parquet(

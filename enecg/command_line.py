@@ -1,22 +1,65 @@
-"""Running a job's command line so that a usage mistake, too, is one line and exit code 2."""
+"""The jobs' command lines: options they share, and how a mistake or a failure is told."""
 
 from __future__ import annotations
 
+import atexit
+import logging
 import sys
-from typing import NoReturn
+import traceback
+import warnings
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
+from enecg.printable import printable
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="The experiment, as YAML.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, for example --set stage1.epochs=5; values are YAML. May repeat.",
+    ),
+]
+PlanOption = Annotated[
+    bool, typer.Option("--plan", help="Print what stage 1 would do, and with what; start nothing.")
+]
+
 
 def run(app: typer.Typer) -> NoReturn:
-    """Run a Typer application as a script, and exit."""
+    """Run a Typer application as a script, and exit.
+
+    A usage mistake is one line on standard error and exit code 2; an unforeseen exception keeps
+    its traceback, and the exit code is 1.
+    """
+    # Every character can be written, on a terminal of any encoding: as an escape if need be.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    if not sys.warnoptions:
+        # What libraries' next versions will do differently is their users' concern: this program.
+        for kind in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+    # Without a home to write to, matplotlib says that it uses a temporary folder.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         status = app(standalone_mode=False)
     except Exception as error:
         # Usage errors are told by what they can do: Typer brings a private copy of click's classes.
         message = getattr(error, "format_message", None)
         if message is None:
-            raise
-        print(f"error: {' '.join(str(message()).split())} (see --help)", file=sys.stderr)
+            # What a traceback quotes may be anybody's text.
+            for line in traceback.format_exc().splitlines():
+                print(printable(line), file=sys.stderr)
+            sys.exit(1)
+        told = printable(" ".join(str(message()).split()))
+        print(f"error: {told} (see --help)", file=sys.stderr)
         sys.exit(2)
+    finally:
+        # Ray's colours would be switched off last thing, also on a terminal that has none.
+        if (colours := sys.modules.get("colorama.initialise")) is not None:
+            atexit.unregister(colours.reset_all)
     sys.exit(status or 0)

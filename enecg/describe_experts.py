@@ -16,6 +16,7 @@ from enecg.errors import UserError, one_line
 from enecg.experts import weights
 from enecg.experts.contract import Expert, ExpertSpec
 from enecg.experts.corpora import CORPORA
+from enecg.progress import cell
 
 WHY_LENGTH = 200
 """Characters of a refusal that are shown; loading the file alone shows all."""
@@ -136,12 +137,14 @@ def table(descriptions: list[Description], searched: bool) -> Table:
         spec = one.spec
         at_hand = _at_hand(one) if searched else ()
         if spec is None:
-            drawn.add_row(one.name, "no", *at_hand, "", "", "", one.install)
+            cells = [one.name, "no", *at_hand, "", "", "", one.install]
+            drawn.add_row(*map(cell, cells))
             continue
         corpora = ", ".join(spec.pretraining_corpora) or ("–" if spec.parameters else "nothing")
         size = f"{spec.parameters / 1e6:.1f} M" if spec.parameters > 1e5 else f"{spec.parameters:,}"
         licence = spec.licence.partition(" (")[0]
-        drawn.add_row(one.name, "yes", *at_hand, size, f"{spec.width:,}", licence, corpora)
+        cells = [one.name, "yes", *at_hand, size, f"{spec.width:,}", licence, corpora]
+        drawn.add_row(*map(cell, cells))
     return drawn
 
 

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from enecg.printable import printable
+
 
 class UserError(Exception):
     """A mistake of the user's: one line that says what, where and what is allowed (exit code 2)."""
@@ -31,8 +33,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's message folded to a single line (its type where it has no message)."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an exception's message folded to a single line (its type where it has no message).
+
+    What it quotes may be anybody's text: what cannot be seen is escaped, see `printable`.
+    """
+    return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def last_line(error: BaseException) -> str:
@@ -41,7 +46,7 @@ def last_line(error: BaseException) -> str:
     Ray wraps the traceback of a worker into its message; that line says what happened there.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return printable(lines[-1]) if lines else type(error).__name__
 
 
 def exit_code_of(job: Callable[[], int | None]) -> int:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated
 
-import typer
-from rich.console import Console
-
-from enecg.cluster import connect
+from enecg.cluster import connect, is_named
 from enecg.config import Config, load_config
 from enecg.evaluation.table import results_table
 from enecg.evaluation.wording import comparison_sentences, decision_sentence
 from enecg.experiment import Experiment, check_experts, open_experiment
 from enecg.files import read_json, write_text
 from enecg.gate.search import drawn_choices, search_gate
-from enecg.progress import say
+from enecg.printable import printable
+from enecg.progress import cell, say, screen
 from enecg.results import ensemble_and_evaluate, results_path
 from enecg.run_folder import claimed
 from enecg.stage1.jobs import plan_experts, train_experts
 
-ConfigOption = Annotated[
-    Path, typer.Option("--config", metavar="FILE", help="The experiment, as YAML.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a setting, for example --set stage1.epochs=5; values are YAML. May repeat.",
-    ),
-]
 STAGES = {
     "experts": train_experts,
     "search": search_gate,
@@ -39,19 +24,15 @@ STAGES = {
 }
 
 
-PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Print what stage 1 would do, and with what; start nothing.")
-]
-
-
 def show_plan(config_path: Path, changes: list[str] | None) -> None:
-    """Print the plan of stage 1 on standard output."""
+    """Print the plan of stage 1 on standard output; no cluster is started for it."""
     config = load_config(config_path, changes)
     experiment = open_experiment(config.located())
     check_experts(config)
-    connect()
+    if is_named():
+        connect()
     _, plan = plan_experts(experiment)
-    Console(width=None if os.isatty(1) else 140).print(plan)
+    screen(140).print(plan)
 
 
 def run_stages(config_path: Path, changes: list[str] | None, stages: list[str]) -> None:
@@ -81,17 +62,16 @@ def run_stages(config_path: Path, changes: list[str] | None, stages: list[str]) 
 
 def show_results(config: Config) -> None:
     """Print the results table, and last the path of results.json on a line of its own."""
-    width = None if os.isatty(1) else 120
-    results, console = read_json(results_path(config)), Console(width=width)
-    console.print(results_table(results, config.task_list))
+    results, console = read_json(results_path(config)), screen(120)
+    console.print(results_table(results, config.task_list, console.width))
     for task in config.task_list:
         outcome = results["tasks"][task.name]
         sentences = comparison_sentences(task, outcome["comparisons"])
         said = " ".join([decision_sentence(outcome["decisions"]), *sentences])
-        console.print(f"{task.name}: {said}", markup=False, highlight=False)
-    print(f"report: {Path(config.run_dir) / 'report.html'}")
-    print(f"bundle: {Path(config.run_dir) / 'bundle'}")
-    print(f"results: {results_path(config)}")
+        console.print(cell(f"{task.name}: {said}"))
+    print(printable(f"report: {Path(config.run_dir) / 'report.html'}"))
+    print(printable(f"bundle: {Path(config.run_dir) / 'bundle'}"))
+    print(printable(f"results: {results_path(config)}"))
 
 
 def _note_inputs(experiment: Experiment) -> None:

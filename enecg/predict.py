@@ -19,6 +19,7 @@ from enecg.cluster import connect
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
 from enecg.predictor import AT_A_TIME, Answer, Predictor
+from enecg.printable import printable
 from enecg.progress import counting, say
 from enecg.records.convert import convert
 from enecg.records.store import DESCRIPTION, RecordStore, decode
@@ -38,7 +39,8 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
     source : path or URI
         A record store or a folder of WFDB files.
     output : Path
-        Parquet file: ``record_id``, ``subject_id`` and, per task, the columns of `rows_of`.
+        Parquet file: ``record_id``, ``subject_id`` and, per task, the columns of `rows_of`. Rows
+        are in the order of a store's index; of a folder, in that of its headers' sorted paths.
 
     Raises
     ------
@@ -56,13 +58,14 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
         count = _write(bundle, RecordStore.open(folder), output)
     else:
         with tempfile.TemporaryDirectory(prefix="enecg-predict-") as temporary:
-            store = convert("wfdb", source, Path(temporary) / "store", max_rejected=1.0)
+            place = Path(temporary) / "store"
+            store = convert("wfdb", source, place, max_rejected=1.0, seed=None)
             for left_out in store.rejected.itertuples():
                 say(f"left out: {left_out.path}: {left_out.reason}: {left_out.detail}")
             if store.index.empty:
                 raise UserError(f"--input {source}: no readable 12-lead record")
             count = _write(bundle, store, output)
-    print(f"{count:,} records predicted: {output}")
+    print(printable(f"{count:,} records predicted: {output}"))
 
 
 def _is_there(folder: Folder) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
+
+from enecg.printable import printable
 
 LOG_EVERY_SECONDS = 10.0
 
@@ -18,12 +23,32 @@ console = Console(stderr=True, highlight=False)
 
 def say(text: str) -> None:
     """Print one plain line of progress on standard error, unwrapped."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(cell(text), soft_wrap=True)
+
+
+def cell(text: object, style: str = "") -> Text:
+    """Return text for a table as it is: no markup is obeyed, nothing invisible, nothing cut."""
+    return Text(printable(text), style=style, overflow="fold")
+
+
+def screen(in_log: int, stderr: bool = False) -> Console:
+    """Return what tables are printed on: as wide as the terminal; in a log, ``in_log`` columns."""
+    stream = sys.stderr if stderr else sys.stdout
+    width: int | None = in_log
+    if stream.isatty():
+        # Rich takes 80 columns for the width of any terminal that is called dumb.
+        width = os.get_terminal_size(stream.fileno()).columns if console.is_dumb_terminal else None
+    return Console(stderr=stderr, highlight=False, width=width or None)
 
 
 def show(table: Table) -> None:
-    """Print a table on standard error; wide enough for all of it where that is a log."""
-    Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140).print(table)
+    """Print a table on standard error."""
+    screen(140, stderr=True).print(table)
+
+
+def is_live() -> bool:
+    """Whether standard error is a terminal on which what was written can be written over."""
+    return sys.stderr.isatty() and not console.is_dumb_terminal
 
 
 class Counter:
@@ -41,8 +66,16 @@ class Counter:
         self._started = self._last_line = time.monotonic()
         self._said = -1
         self._bar = bar
-        self._task = bar.add_task(what, total=total, note="") if bar else None
+        self._task = bar.add_task(printable(what), total=total, note="") if bar else None
+        self._silent = False
         self._show()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of, in another process or on a disk: it counts and shows nothing.
+
+        A live bar holds locks and threads, which cannot be copied; and there is one terminal.
+        """
+        return vars(self) | {"_bar": None, "_task": None, "_silent": True}
 
     def advance(self, count: int, note: str = "") -> None:
         """Count ``count`` more as done; ``note`` replaces the word on the state."""
@@ -61,7 +94,7 @@ class Counter:
 
     def line(self) -> None:
         """Print the state as one plain line, unless that was the last thing said."""
-        if self.done == self._said:
+        if self._silent or self.done == self._said:
             return
         self._said = self.done
         state = self.state()
@@ -71,8 +104,10 @@ class Counter:
         )
 
     def _show(self) -> None:
+        if self._silent:
+            return
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, note=self.state())
+            self._bar.update(self._task, completed=self.done, note=printable(self.state()))
             return
         now = time.monotonic()
         # A job that runs all night need not say so every ten seconds.
@@ -100,16 +135,16 @@ def counting(
     done_before : int
         Units that an earlier run did: they count as done, not as fast.
     """
-    if not sys.stderr.isatty():
+    if not is_live():
         counter = Counter(what, total, unit, None, done_before)
         yield counter
         counter.line()
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         counter = Counter(what, total, unit, bar, done_before)

@@ -90,6 +90,17 @@ def draw(name: str, form: Any, source: Source) -> Any:
     raise ValueError(f"{form!r} is none of {FORMS}")
 
 
+def values(form: Any) -> list[Any] | None:
+    """Return all values that `draw` may give for a form; None of a range, which has no end."""
+    if not isinstance(form, dict):
+        return [form]
+    [(kind, given)] = form.items()
+    if kind == "choose":
+        return list(given)
+    low, high = map(float, given)
+    return [low] if low == high else None
+
+
 def place(name: str, source: Source, count: int) -> int:
     """Return a number below ``count``; where there is nothing to choose, nothing is drawn."""
     if count < 1:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
 
 from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
@@ -23,7 +21,8 @@ from enecg.files import write_json
 from enecg.gate.combine import mix
 from enecg.predict import expert_columns, predict_store
 from enecg.predictor import Predictor
-from enecg.progress import say
+from enecg.printable import printable
+from enecg.progress import cell, say, screen
 from enecg.provenance import commit
 from enecg.records.store import RecordStore
 from enecg.storage import Place
@@ -76,12 +75,12 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
         "tasks": tasks,
     }
     write_json(output, results)
-    console = Console(width=None if os.isatty(1) else 120)
-    console.print(results_table(results, [one.task for one in bundles]))
+    console = screen(120)
+    console.print(results_table(results, [one.task for one in bundles], console.width))
     for one in bundles:
         said = " ".join(comparison_sentences(one.task, tasks[one.task.name]["comparisons"]))
-        console.print(f"{one.task.name}: {said}", markup=False, highlight=False)
-    print(f"results: {output}")
+        console.print(cell(f"{one.task.name}: {said}"))
+    print(printable(f"results: {output}"))
 
 
 def labels_of(task: Task, store: RecordStore) -> np.ndarray:

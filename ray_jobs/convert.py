@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from enecg.command_line import run
 from enecg.errors import UserError, exit_code_of
-from enecg.records import sources
-from enecg.records.convert import MAX_REJECTED, SEED, convert
-from enecg.records.describe import describe
-from enecg.records.relabel import relabel
-from enecg.records.store import REJECTED, RecordStore
-from enecg.records.verify import verdict_text, verify
+from enecg.printable import printable
+from enecg.records.options import MAX_REJECTED, SEED, layouts
+
+if TYPE_CHECKING:
+    from enecg.records.store import RecordStore
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-LAYOUTS = "; ".join(f"{source.name}: {source.summary}" for source in sources.SOURCES.values())
+LAYOUTS = "; ".join(f"{name}: {summary}" for name, summary in layouts().items())
 
 
 @app.command()
@@ -116,6 +115,12 @@ def main(
     }  # fmt: skip
 
     def job() -> int:
+        from enecg.records.convert import convert  # heavy: not for --help
+        from enecg.records.describe import describe
+        from enecg.records.relabel import relabel
+        from enecg.records.store import RecordStore
+        from enecg.records.verify import verdict_text, verify
+
         if verify_store is not None:
             _allow(given, "--verify", {"--verify"})
             verdict = verify(verify_store)
@@ -153,6 +158,8 @@ def _allow(given: Mapping[str, object], option: str, beside: Collection[str]) ->
 
 def summary(store: RecordStore) -> str:
     """Say in a few lines what became of the records."""
+    from enecg.records.store import REJECTED
+
     counts = store.description["counts"]
     lines = [
         f"{counts['accepted']:,} of {counts['listed']:,} records accepted "
@@ -169,7 +176,7 @@ def summary(store: RecordStore) -> str:
             f"  label {name}: {label['present']:,} present, {label['missing']:,} missing{note}"
         )
     lines.append(f"record store: {store.uri}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from enecg import describe_experts
 from enecg.command_line import run
 from enecg.errors import exit_code_of
+from enecg.printable import printable
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -40,11 +39,13 @@ def main(
     """
 
     def job() -> None:
+        from enecg import describe_experts  # heavy: not for --help
+        from enecg.progress import screen
+
         found = list(describe_experts.describe(weights))
-        console = Console()
-        console.print(describe_experts.table(found, searched=weights is not None))
+        screen(80).print(describe_experts.table(found, searched=weights is not None))
         for line in describe_experts.details(found):
-            print(line)
+            print(printable(line))
 
     sys.exit(exit_code_of(job))
 

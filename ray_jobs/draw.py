@@ -10,10 +10,7 @@ import typer
 
 from enecg.command_line import run
 from enecg.errors import UserError, exit_code_of, one_line
-from enecg.evaluation.paper import draw_ecg
-from enecg.files import replacing
-from enecg.records import RecordStore
-from enecg.signals import LEADS
+from enecg.printable import printable
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 FORMATS = ("png", "pdf", "svg")
@@ -35,6 +32,11 @@ def main(
     """
 
     def job() -> None:
+        from enecg.evaluation.paper import draw_ecg  # heavy: not for --help
+        from enecg.files import replacing
+        from enecg.records.store import RecordStore
+        from enecg.signals import LEADS
+
         form = output.suffix.removeprefix(".").lower()
         if form not in FORMATS:
             raise UserError(f"--output {output}: the ending must be one of {', '.join(FORMATS)}")
@@ -47,7 +49,7 @@ def main(
                 draw_ecg(x_BLT[0], temporary, record, derived, form)
         except OSError as error:
             raise UserError(f"--output {output}: {one_line(error)}") from None
-        print(f"record {record}: {output}")
+        print(printable(f"record {record}: {output}"))
 
     sys.exit(exit_code_of(job))
 

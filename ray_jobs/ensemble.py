@@ -6,9 +6,8 @@ import sys
 
 import typer
 
-from enecg.command_line import run
+from enecg.command_line import ConfigOption, SetOption, run
 from enecg.errors import exit_code_of
-from enecg.pipeline import ConfigOption, SetOption, run_stages
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -19,7 +18,13 @@ def main(config: ConfigOption, set: SetOption = None) -> None:
 
     Exit code: 0 done; 2 a mistake in the config; 1 anything else.
     """
-    sys.exit(exit_code_of(lambda: run_stages(config, set, ["ensemble"])))
+
+    def job() -> None:
+        from enecg.pipeline import run_stages  # heavy: not for --help
+
+        run_stages(config, set, ["ensemble"])
+
+    sys.exit(exit_code_of(job))
 
 
 if __name__ == "__main__":

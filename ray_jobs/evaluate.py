@@ -10,7 +10,6 @@ import typer
 
 from enecg.command_line import run
 from enecg.errors import exit_code_of
-from enecg.validate import evaluate_file
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -35,7 +34,13 @@ def main(
 
     Exit code: 0 done; 2 a mistake in the arguments; 1 anything else.
     """
-    sys.exit(exit_code_of(lambda: evaluate_file(bundle, records, output)))
+
+    def job() -> None:
+        from enecg.validate import evaluate_file  # heavy: not for --help
+
+        evaluate_file(bundle, records, output)
+
+    sys.exit(exit_code_of(job))
 
 
 if __name__ == "__main__":

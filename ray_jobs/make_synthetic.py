@@ -10,7 +10,7 @@ import typer
 
 from enecg.command_line import run
 from enecg.errors import exit_code_of
-from enecg.records.synthetic import write_synthetic_cohort
+from enecg.printable import printable
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -34,8 +34,10 @@ def main(
     """
 
     def job() -> None:
+        from enecg.records.synthetic import write_synthetic_cohort  # heavy: not for --help
+
         labels = write_synthetic_cohort(folder, records, seed, overwrite)
-        print(f"{records:,} simulated records in {folder}; labels: {labels}")
+        print(printable(f"{records:,} simulated records in {folder}; labels: {labels}"))
 
     sys.exit(exit_code_of(job))
 

@@ -10,7 +10,6 @@ import typer
 
 from enecg.command_line import run
 from enecg.errors import exit_code_of
-from enecg.predict import predict_file
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,7 +35,13 @@ def main(
 
     Exit code: 0 done; 2 a mistake in the arguments; 1 anything else.
     """
-    sys.exit(exit_code_of(lambda: predict_file(bundle, input, output)))
+
+    def job() -> None:
+        from enecg.predict import predict_file  # heavy: not for --help
+
+        predict_file(bundle, input, output)
+
+    sys.exit(exit_code_of(job))
 
 
 if __name__ == "__main__":

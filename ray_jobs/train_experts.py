@@ -6,9 +6,8 @@ import sys
 
 import typer
 
-from enecg.command_line import run
+from enecg.command_line import ConfigOption, PlanOption, SetOption, run
 from enecg.errors import exit_code_of
-from enecg.pipeline import ConfigOption, PlanOption, SetOption, run_stages, show_plan
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -19,9 +18,16 @@ def main(config: ConfigOption, set: SetOption = None, plan: PlanOption = False) 
 
     Exit code: 0 done; 2 a mistake in the config; 1 anything else.
     """
-    if plan:
-        sys.exit(exit_code_of(lambda: show_plan(config, set)))
-    sys.exit(exit_code_of(lambda: run_stages(config, set, ["experts"])))
+
+    def job() -> None:
+        from enecg.pipeline import run_stages, show_plan  # heavy: not for --help
+
+        if plan:
+            show_plan(config, set)
+        else:
+            run_stages(config, set, ["experts"])
+
+    sys.exit(exit_code_of(job))
 
 
 if __name__ == "__main__":

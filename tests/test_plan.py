@@ -120,7 +120,7 @@ def test_memory_is_reckoned_by_an_experts_own_heads() -> None:
 def test_a_backbones_cost_is_measured_on_something_like_beats(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(plan, "cluster_nodes", lambda: [Node(4, 0)])
     expert, shown = experts.load("beat-net"), []
     prepare = expert.prepare
     monkeypatch.setattr(expert, "prepare", lambda x_BLT: prepare(shown.append(x_BLT) or x_BLT))
@@ -129,7 +129,7 @@ def test_a_backbones_cost_is_measured_on_something_like_beats(
     for x_BLT in shown:
         assert len(r_peaks(filtered(x_BLT[0].numpy()))) > 8, "beats are found"
     assert cost.size == 4 * (MEASURES + 12 * BEAT)
-    monkeypatch.setattr(plan.ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": 1.0})
+    monkeypatch.setattr(plan, "cluster_nodes", lambda: [Node(4, 1)])
     if not torch.cuda.is_available():
         assert plan.cost_of(experts.load("rocket")) is None, "of GPUs this process knows nothing"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from io import BytesIO
+from textwrap import wrap
 
 import matplotlib as mpl
 import numpy as np
@@ -12,10 +14,15 @@ from sklearn.metrics import roc_auc_score
 
 from enecg.evaluation.metrics import Numbers, labelled, main_metric
 from enecg.evaluation.wording import METRIC_NAMES, NOT_EXPERTS, Predictors, number
+from enecg.printable import printable
 from enecg.tasks import Task
+
+# A $ in a class's name is a $, not the beginning of a formula.
+mpl.rcParams["text.parse_math"] = False
 
 BLUE, GREY, RED = "#2b6cb0", "#8a8f98", "#b83280"
 WIDTH = 6.4  # inches; the report's column
+LABEL_WIDTH = 24  # characters
 
 
 def metric_figure(task: Task, predictors: Predictors) -> bytes:
@@ -52,9 +59,9 @@ def metric_figure(task: Task, predictors: Predictors) -> bytes:
             color=RED,
             horizontalalignment="center",
         )
-    axes.set_yticks(range(len(entries)), entries.keys())
+    axes.set_yticks(range(len(entries)), map(label, entries))
     axes.set_ylim(len(entries) - 0.5, -0.5)
-    axes.set_xlabel(f"{METRIC_NAMES[metric]}{f' ({task.unit})' if task.unit else ''}")
+    axes.set_xlabel(label(f"{METRIC_NAMES[metric]}{f' ({task.unit})' if task.unit else ''}"))
     axes.grid(axis="x", color="#e5e7eb", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -92,7 +99,7 @@ def weight_figure(mean_weights: Mapping[str, float]) -> bytes:
     axes = figure.add_subplot()
     bars = axes.barh(range(len(mean_weights)), [*mean_weights.values()], color=BLUE, height=0.6)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
-    axes.set_yticks(range(len(mean_weights)), mean_weights.keys())
+    axes.set_yticks(range(len(mean_weights)), map(label, mean_weights))
     axes.invert_yaxis()
     axes.set_xlabel("Mean gate weight")
     axes.spines[["top", "right"]].set_visible(False)
@@ -149,13 +156,16 @@ def _scatter(task: Task, truth: Numbers, predicted: Numbers) -> bytes:
     axes.plot(truth, predicted, ".", color=BLUE, ms=5, mew=0, alpha=alpha, rasterized=True)
     axes.plot(limits, limits, color=GREY, lw=1, ls="--")
     axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.set(xlabel=f"{task.name}: label ({task.unit})", ylabel=f"Predicted ({task.unit})")
+    axes.set_xlabel(label(f"{task.name}: label ({task.unit})"))
+    axes.set_ylabel(label(f"Predicted ({task.unit})"))
     axes.spines[["top", "right"]].set_visible(False)
     return svg(figure)
 
 
 def _confusion(task: Task, counts: np.ndarray) -> bytes:
-    side = 1.8 + 0.55 * task.width
+    names = [label(name) for name in task.classes]
+    longest = max(len(line) for name in names for line in name.splitlines())
+    side = 1.8 + 0.55 * task.width + 0.14 * max(0, longest - 12)
     figure = Figure(figsize=(side, side - 0.4), layout="constrained")
     axes = figure.add_subplot()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -170,8 +180,8 @@ def _confusion(task: Task, counts: np.ndarray) -> bytes:
             horizontalalignment="center",
             verticalalignment="center",
         )
-    axes.set_xticks(range(task.width), task.classes, rotation=30 if task.width > 3 else 0)
-    axes.set_yticks(range(task.width), task.classes)
+    axes.set_xticks(range(task.width), names, rotation=30 if task.width > 3 else 0)
+    axes.set_yticks(range(task.width), names)
     axes.set(xlabel="Predicted", ylabel="Label")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -194,7 +204,7 @@ def _areas(task: Task, truth_BC: np.ndarray, prediction_BC: Numbers) -> bytes:
                 verticalalignment="center",
             )
     counts = truth_BC.sum(axis=0)
-    names = [f"{name} ({n:,})" for name, n in zip(task.classes, counts, strict=True)]
+    names = [label(f"{name} ({n:,})") for name, n in zip(task.classes, counts, strict=True)]
     axes.set_yticks(range(task.width), names)
     axes.set_ylim(task.width - 0.5, -0.5)
     axes.set_xlabel("AUROC of each label (records that have it)")
@@ -205,10 +215,16 @@ def _areas(task: Task, truth_BC: np.ndarray, prediction_BC: Numbers) -> bytes:
     return svg(figure)
 
 
+def label(text: str) -> str:
+    """Return a name as a figure shows it: in lines that leave room for the figure itself."""
+    return "\n".join(wrap(printable(text), LABEL_WIDTH, break_on_hyphens=False))
+
+
 def svg(figure: Figure) -> bytes:
     """Return a figure as an SVG file; the same figure gives the same bytes."""
     file = BytesIO()
     # A fixed salt and no date: the same results give the same bytes.
-    with mpl.rc_context({"svg.hashsalt": "enecg", "font.size": 10}):
+    with mpl.rc_context({"svg.hashsalt": "enecg", "font.size": 10}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in letters of no font here
         figure.savefig(file, format="svg", dpi=150, metadata={"Date": None})
     return file.getvalue()

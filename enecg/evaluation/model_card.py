@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from enecg.evaluation.wording import (
@@ -13,9 +15,26 @@ from enecg.evaluation.wording import (
     with_interval,
 )
 from enecg.experts.corpora import overlap
+from enecg.printable import printable
 
 if TYPE_CHECKING:
     from enecg.bundle import Bundle
+
+
+_MARKS = re.compile(r"[\\`*\[\]{}<>#|~&$!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+"""What Markdown, or HTML in it, would take for more than a character."""
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return _MARKS.sub(r"\\\g<0>", printable(text))
+
+
+def _code(text: str) -> str:
+    """Text in Markdown's type for code; the fence is longer than any in it."""
+    shown = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence} {shown} {fence}" if len(fence) > 1 else f"`{shown}`"
 
 
 def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
@@ -28,27 +47,28 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
     results : mapping
         The task's part of results.json.
     """
-    task, facts = bundle.task, bundle.provenance
+    task, facts = replace(bundle.task, unit=_plain(bundle.task.unit)), bundle.provenance
+    classes = ", ".join(map(_plain, task.classes))
     scores = results["predictors"]["ensemble"]
     answer = {
         "regression": f"a value{f' in {task.unit}' if task.unit else ''}",
-        "classification": f"one of {', '.join(task.classes)}, with probabilities",
-        "multilabel": f"any of {', '.join(task.classes)}, with a probability each",
+        "classification": f"one of {classes}, with probabilities",
+        "multilabel": f"any of {classes}, with a probability each",
     }[task.kind]
     used = []
     for name, (settings, adapted) in bundle.experts.items():
         if name not in bundle.weighed:
             continue
         made_by = facts["experts"][name]
-        corpora = ", ".join(made_by["pretraining_corpora"]) or "nothing"
+        corpora = ", ".join(map(_plain, made_by["pretraining_corpora"])) or "nothing"
         if overlap(made_by["pretraining_corpora"], facts["source"]):
             corpora += ", which shares records with these: results may flatter"
         line = (
-            f"- `{name}` ({settings.adaptation}; {adapted.head_kind} head; {adapted.made_as}; "
-            f"licence: {made_by['licence']}; pretrained on: {corpora})"
+            f"- {_code(name)} ({settings.adaptation}; {adapted.head_kind} head; {adapted.made_as}; "
+            f"licence: {_plain(made_by['licence'])}; pretrained on: {corpora})"
         )
         if settings.builds_on_weights and settings.weights is not None:
-            line += f". Its weights are not in the bundle but read from `{settings.weights}`"
+            line += f". Its weights are not in the bundle but read from {_code(settings.weights)}"
         used.append(line)
     table = [
         f"| {METRIC_NAMES[metric]} | {with_interval(scores.get(metric))} |"
@@ -56,12 +76,12 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"# {task.name}",
+            f"# {_plain(task.name)}",
             "",
             f"Answers with {answer}, from a 12-lead ECG of 10 s.",
             "",
             f"Trained on {facts['trained_on']}: {facts['n_training']:,} records, source "
-            f"`{facts['source']}`, record store {facts['records'][:12]}, commit "
+            f"{_code(facts['source'])}, record store {facts['records'][:12]}, commit "
             f"{facts['commit'] or 'unknown (not a git checkout)'}. The settings are in "
             "`bundle.json`.",
             "",

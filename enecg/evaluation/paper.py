@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from enecg.printable import printable
 from enecg.signals import DURATION_S, LEADS, N_SAMPLES, SAMPLING_RATE_HZ, lead_position
 
 MM_PER_S, MM_PER_MV = 25.0, 10.0
@@ -84,7 +85,9 @@ def _draw(x_LT: npt.NDArray[np.floating], axes: Axes, title: str, derived: Colle
             strip = x_LT[lead_position(lead), column * samples : (column + 1) * samples]
             note = "derived" if lead in derived else ""
             _draw_strip(strip, axes, lead, note, column * samples, middle)
-    axes.text(_MARGIN_MM, _HEIGHT_MM - 6, title, fontsize=9, color=_INK)
+    axes.text(
+        _MARGIN_MM, _HEIGHT_MM - 6, printable(title), fontsize=9, color=_INK, parse_math=False
+    )
     axes.text(
         _WIDTH_MM - 3, 2, "25 mm/s   10 mm/mV", fontsize=7, color=_INK, horizontalalignment="right"
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Iterable, Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from enecg.evaluation.wording import (
     with_interval,
 )
 from enecg.files import write_text
+from enecg.printable import printable
 from enecg.tasks import Task
 
 _STYLE = """
@@ -135,6 +136,11 @@ def write_report(
     )
 
 
+def escape(text: object) -> str:
+    """Return text for a page or an attribute: no tag in it is obeyed, nothing is invisible."""
+    return html.escape(printable(text))
+
+
 def _verdicts(task: Task, outcome: Mapping[str, Any]) -> list[str]:
     """What the ensemble is, and how it compares with what is plainer, as paragraphs."""
     parts = []
@@ -155,7 +161,7 @@ def _header(results: Mapping[str, Any]) -> str:
         "Seconds": _listed(results["seconds"]),
         "Peak memory (MB)": _listed(results["peak_memory_mb"]),
     }
-    rows = "".join(f"<dt>{key}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
+    rows = "".join(f"<dt>{key}</dt><dd>{escape(value)}</dd>" for key, value in facts.items())
     return (
         f"<dl>{rows}</dl>\n"
         '<p class="note">Cross-validation by group (the records of a patient, and identical '

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from enecg.evaluation.figures import BLUE, GREY, RED, WIDTH, svg
+from enecg.evaluation.figures import BLUE, GREY, RED, WIDTH, label, svg
 from enecg.signals import LEADS
 
 LOSS = "relative_to_uniform"
@@ -139,7 +139,7 @@ def _strips(groups: Mapping[str, np.ndarray]) -> bytes:
     for row, values in enumerate(groups.values()):
         axes.plot(values, np.full(len(values), row), "o", color=BLUE, ms=4, alpha=0.5)
         axes.plot([np.median(values)] * 2, [row - 0.35, row + 0.35], color=RED, lw=1.6)
-    names = [f"{_short(name)} ({len(values)})" for name, values in groups.items()]
+    names = [label(f"{_short(name)} ({len(values)})") for name, values in groups.items()]
     axes.set_yticks(range(len(groups)), names, fontsize=8)
     axes.set_ylim(len(groups) - 0.5, -0.5)
     everything = np.concatenate([*groups.values()])

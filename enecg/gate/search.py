@@ -28,7 +28,6 @@ from enecg.gate.tuning import OBJECTIVE, STUDIES, TUNE, Trial, run_given, run_op
 from enecg.progress import counting, say
 from enecg.records.store import RecordStore, decode
 from enecg.run_folder import begin, finish, is_done
-from enecg.spaces import Chance
 from enecg.stage1.adapted import load_outputs, save_outputs
 from enecg.stage1.jobs import expert_fingerprint, expert_folder
 
@@ -42,7 +41,9 @@ def gate_folder(config: Config) -> Path:
 
 
 def drawn_choices(config: Config) -> list[GateChoice]:
-    """Return the gates that are drawn from the experiment's seed.
+    """Return the gates that are drawn from the experiment's seed, all different.
+
+    As many as `gate.trials` says, or as the space holds beside the plain ones.
 
     Raises
     ------
@@ -50,7 +51,7 @@ def drawn_choices(config: Config) -> list[GateChoice]:
         A mistake in the space.
     """
     space = Space(Path(config.gate.space), list(config.experts))
-    return [space.draw(Chance(config.seed, number)) for number in range(config.gate.trials)]
+    return space.different(config.gate.trials, config.seed, plain_choices(list(config.experts)))
 
 
 def is_adaptive(config: Config) -> bool:
@@ -62,7 +63,11 @@ def gate_fingerprint(experiment: Experiment) -> str:
     """Return the fingerprint of all that the search depends on."""
     gate = experiment.config.gate
     choices = [choice.model_dump() for choice in drawn_choices(experiment.config)]
-    adaptive = [gate.searcher, gate.scheduler] if is_adaptive(experiment.config) else []
+    adaptive: list[Any] = []
+    if is_adaptive(experiment.config):
+        adaptive = [gate.searcher, gate.scheduler]
+        if len(choices) < gate.trials:  # of a small space: how often Optuna may propose
+            adaptive.append(gate.trials)
     return fingerprint(
         {"inputs": _inputs_fingerprint(experiment), "choices": choices, "adaptive": adaptive}
     )
@@ -127,7 +132,13 @@ def run_trials(config: Config, folder: Path, arrays: Arrays) -> tuple[list[Trial
     scopes, gate = arrays.nested.scopes, config.gate
     trials = [Trial(choice, scopes) for choice in plain_choices(arrays.experts)]
     drawn = drawn_choices(config)
-    count = len(trials) + len(drawn) * (len(scopes) if is_adaptive(config) else 1)
+    if len(drawn) < gate.trials and gate.searcher == "random":
+        say(
+            f"gate.trials: {gate.trials:,} asked for, {len(drawn):,} tried: {gate.space} holds no "
+            "more gates that differ from each other and from the plain ones"
+        )
+    each = gate.trials if gate.searcher == "optuna" else len(drawn)
+    count = len(trials) + each * (len(scopes) if is_adaptive(config) else 1)
     with counting("gate search", count, "trials") as done:
         if not is_adaptive(config):
             trials += [Trial(choice, scopes) for choice in drawn]
@@ -138,6 +149,11 @@ def run_trials(config: Config, folder: Path, arrays: Arrays) -> tuple[list[Trial
             if gate.searcher == "optuna":
                 space = Space(Path(gate.space), arrays.experts)
                 of_scope, peak = run_optuna(scope, space, folder, arrays, gate, done)
+                if (different := len(set(of_scope))) < len(of_scope):
+                    say(
+                        f"scope {scope}: of {len(of_scope):,} gates proposed {different:,} are "
+                        "different; one that is proposed again is not trained again"
+                    )
             else:
                 of_scope = [Trial(choice, (scope,)) for choice in drawn]
                 peak = run_given(f"scope-{scope}", of_scope, folder, arrays, gate, done)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from enecg.errors import UserError, did_you_mean
 from enecg.signals import LEADS, lead_position
-from enecg.spaces import FORMS, Source, corners, draw, place
+from enecg.spaces import FORMS, Chance, Source, corners, draw, place, values
 
 LEAD_GROUPS = {
     "limb": LEADS[:3],
@@ -24,6 +26,9 @@ LEAD_GROUPS = {
 
 ANY = {"any", "of"}
 """The form that some leads, or experts, have beside `spaces.FORMS`."""
+
+REPEATS = 1000
+"""Draws in a row that bring nothing new, after which no more are made."""
 
 
 class GateChoice(BaseModel):
@@ -150,6 +155,61 @@ class Space:
                 f"gate.space: {self.path}: {where}: {first['msg']}, not {first['input']!r}"
             ) from None
 
+    def different(
+        self, count: int, seed: int, without: Collection[GateChoice] = ()
+    ) -> list[GateChoice]:
+        """Return gates of which no two are the same: fewer where the space holds no more.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        seed : int
+            The n-th draw depends on it and n alone. What was drawn before is left out; what chance
+            does not find soon is taken in the order in which the space is written.
+        without : collection of GateChoice
+            Gates that are not wanted.
+        """
+        found: dict[GateChoice, None] = {}
+        number = repeats = 0
+        while len(found) < count and repeats < REPEATS and number < 10 * count + REPEATS:
+            choice = self.draw(Chance(seed, number))
+            number += 1
+            repeats += 1
+            if choice not in without and choice not in found:
+                found[choice] = None
+                repeats = 0
+        for choice in self._every():
+            if len(found) == count:
+                break
+            if choice not in without:
+                found[choice] = None
+        return list(found)
+
+    def _every(self) -> Iterator[GateChoice]:
+        """Every gate of the space once; none where a range makes them endless."""
+        some = self.draw(Chance(0, 0)).model_dump()
+        each: list[list[tuple[str, Any]]] = []
+        for key, form in self.forms.items():
+            if (may_be := self._values(key, form)) is None:
+                return
+            # As a gate has them: several names may stand for the same leads.
+            gates = [GateChoice.model_validate(some | {key: value}) for value in may_be]
+            each.append([(key, value) for value in dict.fromkeys(getattr(g, key) for g in gates)])
+        for chosen in product(*each):
+            yield GateChoice.model_validate(dict(chosen))
+
+    def _values(self, key: str, form: Any) -> list[Any] | None:
+        """All values of one key, as `_value` draws them; None for a range."""
+        if key not in ("leads", "experts"):
+            return values(form)
+        if not (isinstance(form, dict) and set(form) == ANY):
+            found = values(form) or []
+            return found if key == "leads" else [tuple(self._members(v, key)) for v in found]
+        pool = self._pool(key, form["of"], key)
+        least, most = _sizes(form["any"], pool)
+        return [some for size in range(least, most + 1) for some in combinations(pool, size)]
+
     def may_be(self, key: str, value: str) -> bool:
         """Whether some gate of the space has this value of a key that takes names."""
         form = self.forms.get(key)
@@ -161,11 +221,7 @@ class Space:
         where = f"gate.space: {self.path}: {key}"
         try:
             if key in ("leads", "experts") and isinstance(form, dict) and set(form) == ANY:
-                of = form["of"]
-                if key == "experts":
-                    return _some(key, form["any"], self._members(of, where), source)
-                leads = leads_named("+".join(of) if isinstance(of, list) else of)
-                return _some(key, form["any"], list(leads), source)
+                return _some(key, form["any"], self._pool(key, form["of"], where), source)
             value = draw(key, form, source)
             return tuple(self._members(value, where)) if key == "experts" else value
         except UserError as error:
@@ -177,6 +233,12 @@ class Space:
             f"{where}: {form!r} is none of {FORMS}, "
             "{any: number or [least, most], of: …} (leads and experts)"
         )
+
+    def _pool(self, key: str, of: Any, where: str) -> list[str]:
+        """The leads or experts that some are taken of."""
+        if key == "experts":
+            return self._members(of, where)
+        return list(leads_named("+".join(of) if isinstance(of, list) else of))
 
     def _members(self, pool: Any, where: str) -> list[str]:
         """The experts that ``all``, a name or a list of names stands for."""
@@ -197,10 +259,7 @@ class Space:
 
 def _some(key: str, size: Any, pool: list[str], source: Source) -> tuple[str, ...]:
     """So many of a pool, in the pool's order; a range that the pool is too small for is cut."""
-    least, most = (size, size) if isinstance(size, int) else map(int, size)
-    if not 0 < least <= most:
-        raise ValueError
-    least, most = min(least, len(pool)), min(most, len(pool))
+    least, most = _sizes(size, pool)
     count = least + place(f"{key}: how many", source, most - least + 1)
     if count == len(pool):
         return tuple(pool)
@@ -208,6 +267,14 @@ def _some(key: str, size: Any, pool: list[str], source: Source) -> tuple[str, ..
     rank = {name: source.number(f"{key}: {name}", 0.0, 1.0, False) for name in pool}
     chosen = sorted(pool, key=rank.__getitem__)[:count]
     return tuple(name for name in pool if name in chosen)
+
+
+def _sizes(size: Any, pool: list[str]) -> tuple[int, int]:
+    """The fewest and the most that may be taken of a pool."""
+    least, most = (size, size) if isinstance(size, int) else map(int, size)
+    if not 0 < least <= most:
+        raise ValueError
+    return min(least, len(pool)), min(most, len(pool))
 
 
 def plain_choices(experts: list[str]) -> list[GateChoice]:

@@ -135,6 +135,8 @@ def run_given(
     With the scheduler ``asha``, those that do worse than others did after as many epochs are
     stopped, and leave no predictions.
     """
+    if not trials:
+        return 0.0
     space = [trial.settings(number)["trial"] for number, trial in enumerate(trials)]
     return _fit(
         name, {"trial": tune.grid_search(space)}, {}, len(trials), folder, arrays, gate, done
@@ -246,6 +248,16 @@ class _Suggestions:
         return self._trial.suggest_float(name, low, high, log=log)
 
 
+class _Watch(tune.Callback):
+    """Counts trials that have ended. Tune pickles its callbacks; a `Counter` leaves its bar out."""
+
+    def __init__(self, done: Counter) -> None:
+        self._done = done
+
+    def on_trial_complete(self, *_: Any, **__: Any) -> None:
+        self._done.advance(1)
+
+
 def side_by_side(gate: GateSettings) -> int:
     """Return how many trials run at a time: one per CPU, and not more than there really are."""
     fitting = int(ray.cluster_resources()["CPU"])
@@ -267,10 +279,6 @@ def _fit(
     """Run trials on Ray Tune."""
     # Predictions outlive an interrupted search; Tune's own log of it is begun anew.
     shutil.rmtree(folder / TUNE / name, ignore_errors=True)
-
-    class Watch(tune.Callback):
-        def on_trial_complete(self, *_: Any, **__: Any) -> None:
-            done.advance(1)
 
     scheduler = None
     if gate.scheduler == "asha":
@@ -300,7 +308,7 @@ def _fit(
             name=name,
             storage_path=str((folder / TUNE).resolve()),
             verbose=0,
-            callbacks=[Watch()],
+            callbacks=[_Watch(done)],
             failure_config=tune.FailureConfig(max_failures=2),
         ),
     ).fit()

@@ -18,6 +18,7 @@ from enecg.progress import counting, say
 from enecg.records import sources
 from enecg.records.corpus import Corpus
 from enecg.records.finish import finish
+from enecg.records.options import MAX_REJECTED, SEED
 from enecg.records.parts import Claim, claim, read_outcomes, shards_to_do
 from enecg.records.shard_file import shard_name
 from enecg.records.shard_task import convert_shard
@@ -26,7 +27,6 @@ from enecg.storage import Folder, Place
 
 RECORDS_PER_SHARD = 256
 """About 12 MB a file, and less than two seconds of work to repeat after a crash."""
-MAX_REJECTED, SEED = 0.05, 42
 
 
 def convert(
@@ -38,7 +38,7 @@ def convert(
     limit: int | None = None,
     max_rejected: float = MAX_REJECTED,
     overwrite: bool = False,
-    seed: int = SEED,
+    seed: int | None = SEED,
 ) -> RecordStore:
     """Convert a corpus of WFDB records into a record store.
 
@@ -61,7 +61,8 @@ def convert(
     overwrite : bool
         Start afresh where a store is; only a store's own files are removed.
     seed : int
-        Decides which record stands in which shard.
+        Decides which record stands in which shard; None: all stand in listing order, which is no
+        order to train in.
 
     Returns
     -------
@@ -119,7 +120,7 @@ def convert(
 
 
 def _check_arguments(
-    workers: int | None, limit: int | None, max_rejected: float, seed: int
+    workers: int | None, limit: int | None, max_rejected: float, seed: int | None
 ) -> None:
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: give at least 1")
@@ -127,7 +128,7 @@ def _check_arguments(
         raise UserError(f"--limit {limit}: give at least 1")
     if not 0 <= max_rejected <= 1:
         raise UserError(f"--max-rejected {max_rejected:g}: give a share between 0 and 1")
-    if seed < 0:
+    if seed is not None and seed < 0:
         raise UserError(f"--seed {seed}: give at least 0")
 
 
@@ -140,12 +141,15 @@ def _listing_fingerprint(table: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _dealt(table: pd.DataFrame, seed: int) -> npt.NDArray[np.int64]:
+def _dealt(table: pd.DataFrame, seed: int | None) -> npt.NDArray[np.int64]:
     """Return the rows of a listing in the order of shards: every record, the first of its name.
 
-    They are dealt at random, so that reading files in any order is a shuffle.
+    They are dealt at random, so that reading files in any order is a shuffle; without a seed they
+    keep their order.
     """
     first = np.flatnonzero(~table["record_id"].duplicated().to_numpy())
+    if seed is None:
+        return first
     return first[np.random.default_rng(seed).permutation(len(first))]
 
 
@@ -161,7 +165,7 @@ def _make(
     origin: dict[str, Any],
 ) -> None:
     """Convert all shards that are not done yet, then write what is about all of them."""
-    dealt = _dealt(listing.table, int(origin["seed"]))
+    dealt = _dealt(listing.table, origin["seed"])
     _run(mine, corpus, listing.table, dealt, origin["source"], workers)
     say("writing the index")
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from enecg.printable import printable
 from enecg.records.store import RecordStore
 from enecg.signals import LEADS
 
@@ -20,8 +21,9 @@ def describe(store: RecordStore) -> str:
     counts, index = store.description["counts"], store.index
     n = len(index)
     source = store.description["source"]
+    made = f"made by enecg {store.description['enecg']} from {source}"
     parts = [
-        f"record store {store.uri}\nmade by enecg {store.description['enecg']} from {source}",
+        f"record store {printable(store.uri)}\n{printable(made)}",
         _section(
             "records",
             [
@@ -44,16 +46,16 @@ def describe(store: RecordStore) -> str:
         ]
     parts += [_label(name, about, n) for name, about in store.description["labels"].items()]
     if metadata := store.description["metadata"]:
-        parts.append("metadata: " + ", ".join(metadata))
+        parts.append("metadata: " + ", ".join(map(printable, metadata)))
     return "\n\n".join(part for part in parts if part)
 
 
 def _section(title: str, rows: Iterable[tuple[str, str]]) -> str:
     """Return a heading with names and values in two columns; nothing where there are no rows."""
-    rows = list(rows)
+    rows = [(printable(name), printable(value)) for name, value in rows]
     width = max((len(name) for name, _ in rows), default=0)
     lines = [f"  {name:<{width}}  {value}".rstrip() for name, value in rows]
-    return "\n".join([title, *lines]) if rows else ""
+    return "\n".join([printable(title), *lines]) if rows else ""
 
 
 def _number(count: float) -> str:

@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from enecg.printable import printable
 from enecg.progress import counting
 from enecg.records.store import DESCRIPTION, RELABELLED, RecordStore, open_description
 from enecg.storage import Folder, Place
@@ -89,4 +90,4 @@ def verdict_text(place: Place, verdict: Verdict) -> str:
         if wrong
         else f"{place}: all {verdict.files:,} files are whole"
     )
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import ray
 from rich.live import Live
 from rich.table import Table
 
-from enecg.progress import LOG_EVERY_SECONDS, console, say
+from enecg.progress import LOG_EVERY_SECONDS, cell, console, is_live, say
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def watch(board: Any, finished: Callable[[], bool]) -> None:
                 shown[job] = standing.line()
                 say(f"{job}: {standing.line()}")
 
-    if sys.stderr.isatty():
+    if is_live():
         with Live(board_table(read()), console=console, refresh_per_second=4) as live:
             while not finished():
                 live.update(board_table(read()))
@@ -114,5 +113,5 @@ def board_table(standings: dict[str, Standing]) -> Table:
     """Return the board as a table."""
     table = Table("expert", "state", "epoch", "records/s", "validation loss", "memory")
     for job, standing in standings.items():
-        table.add_row(job, *standing.cells())
+        table.add_row(*map(cell, [job, *standing.cells()]))
     return table

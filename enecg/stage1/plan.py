@@ -17,14 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 import torch
+from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
 
+from enecg.cluster import local_cpus
 from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError
 from enecg.experiment import Experiment
 from enecg.experts.contract import Expert
-from enecg.progress import duration
+from enecg.progress import cell, duration
 from enecg.signals import LEADS, N_SAMPLES
 from enecg.stage1.engine import ADAM_BYTES
 from enecg.stage1.feeding import HELD_BYTES
@@ -79,7 +81,9 @@ class Job:
 
 
 def cluster_nodes() -> list[Node]:
-    """Return the machines that are alive."""
+    """Return the machines that are alive; in no cluster, this one as a local cluster counts it."""
+    if not ray.is_initialized():  # `ray.nodes` would start one
+        return [Node(local_cpus(), torch.cuda.device_count())]
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [Node(has.get("CPU", 0.0), int(has.get("GPU", 0))) for has in found]
 
@@ -190,19 +194,24 @@ def gpus_of(config: Config, settings: ExpertSettings) -> float:
     """Return the GPUs that each worker of an expert takes."""
     if config.stage1.gpus_per_worker != "auto":
         return config.stage1.gpus_per_worker
-    if not ray.cluster_resources().get("GPU", 0):
+    if not _gpus_there():
         return 0.0
     return HEADS_GPU if settings.frozen else 1.0
+
+
+def _gpus_there() -> bool:
+    return any(node.gpus for node in cluster_nodes())
 
 
 def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
     """Return the plan for people to read."""
     table = Table("expert", "adaptation", "to embed", "workers", "GPUs each", "memory each",
-                  "time, at most", "starts", title="stage 1", title_justify="left")  # fmt: skip
+                  "time, at most", "starts", title="stage 1", title_justify="left",
+                  box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
     first = startable(jobs, [], limit)
     for job in jobs:
         table.add_row(
-            job.name,
+            cell(job.name),
             job.adaptation,
             f"{job.to_embed:,} records" if job.to_embed else "–",
             str(job.workers),
@@ -212,7 +221,7 @@ def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
             "at once" if job in first else "when there is room",
         )
     for name in kept:
-        table.add_row(name, "", "", "", "", "", "", "done before, kept")
+        table.add_row(cell(name), "", "", "", "", "", "", "done before, kept")
     return table
 
 
@@ -226,7 +235,7 @@ class Cost(NamedTuple):
 
 def cost_of(expert: Expert) -> Cost | None:
     """Measure a backbone on this process's device; None where others will do the work."""
-    if ray.cluster_resources().get("GPU", 0) and not torch.cuda.is_available():
+    if _gpus_there() and not torch.cuda.is_available():
         return None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     x_BLT = torch.zeros(2, len(LEADS), N_SAMPLES, device=device)

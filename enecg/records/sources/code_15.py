@@ -161,7 +161,7 @@ def files(path: str, fetch: Callable[[str], bytes]) -> list[str]:
 
 SOURCE = Source(
     "code-15",
-    f"a folder with {TABLE} and exams_part*.hdf5, or {SAMPLE_TABLE} and .mat files",
+    "a folder with exams.csv and exams_part*.hdf5, or meta.csv and .mat files",
     list_records,
     True,
     read,

@@ -56,7 +56,7 @@ class Source:
     name : str
         What ``--source`` calls it.
     summary : str
-        One line for ``--help``.
+        One line for ``--help``, which reads it without running the file: plain text.
     list_records : callable
         ``(corpus, labels file or None)`` → `Listing`; raises UserError.
     measures_rr : bool

@@ -78,7 +78,7 @@ def _measurements(corpus: Corpus) -> pd.DataFrame:
 
 SOURCE = Source(
     "mimic-iv-ecg",
-    f"the PhysioNet folder with {TABLE}, with --labels FILE.csv keyed by study_id for age, "
+    "the PhysioNet folder with record_list.csv, with --labels FILE.csv keyed by study_id for age, "
     "gender, flag",
     list_records,
 )

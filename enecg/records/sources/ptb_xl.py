@@ -124,5 +124,5 @@ def _subject(patient: float | str, record_id: str, where: str) -> str:
 
 
 SOURCE = Source(
-    "ptb-xl", f"a folder with {TABLE} and records500/ or records100/", list_records, True
+    "ptb-xl", "a folder with ptbxl_database.csv and records500/ or records100/", list_records, True
 )

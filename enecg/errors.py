@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -66,6 +65,3 @@ def exit_code_of(job: Callable[[], int | None]) -> int:
     except JobFailed as error:
         print(f"failed: {one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
-        os._exit(1)  # threads that wait for training jobs would keep the process alive

@@ -13,10 +13,10 @@ import ctypes
 import os
 import shutil
 import signal
-import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -31,7 +31,7 @@ _stderr = 2
 
 
 def install() -> None:
-    """Take over the signals; called again, take them back from who has taken them since (Ray)."""
+    """Take over the signals, from now on; only the main thread can."""
     global _pipe, _stderr
     if threading.current_thread() is not threading.main_thread():
         return
@@ -49,6 +49,12 @@ def install() -> None:
             signal.signal(number, _hold)
 
 
+def take_back() -> None:
+    """Take the signals back from who has taken them since; nothing where they never were ours."""
+    if _pipe is not None:
+        install()
+
+
 def keeps(what: str, go_on: str = "run the same command again") -> None:
     """Say what an interruption leaves behind, and how to go on.
 
@@ -64,9 +70,9 @@ def keeps(what: str, go_on: str = "run the same command again") -> None:
 
 
 @contextlib.contextmanager
-def temporary_folder(path: Path) -> Iterator[Path]:
-    """Make a folder that is gone after the block, and after an interruption, too."""
-    path.mkdir(parents=True)
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Make a temporary folder that is gone after the block, and after an interruption, too."""
+    path = Path(tempfile.mkdtemp(prefix=prefix))
     _temporary.append(path)
     try:
         yield path
@@ -110,18 +116,20 @@ def leave(number: int) -> None:
 
 def end_descendants() -> None:
     """Kill every process that this one started, directly or not, and wait until all are gone."""
-    end = time.monotonic() + _KILLING_SECONDS
-    while time.monotonic() < end:
-        found = descendants(os.getpid())
-        if not found:
-            return
-        for process in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.02)
-        for process in found:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(process, os.WNOHANG)
+    until = time.monotonic() + _KILLING_SECONDS
+    while (found := descendants(os.getpid())) and time.monotonic() < until:
+        end(found)
+
+
+def end(processes: Iterable[int]) -> None:
+    """Kill some processes, and take note of the end of those that are children of this one."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process, signal.SIGKILL)
+    time.sleep(0.02)
+    for process in processes:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process, os.WNOHANG)
 
 
 def descendants(root: int) -> list[int]:

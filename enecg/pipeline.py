@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from enecg import interrupts
 from enecg.cluster import connect, is_named
 from enecg.config import Config, load_config
 from enecg.evaluation.table import results_table
@@ -49,6 +50,7 @@ def run_stages(config_path: Path, changes: list[str] | None, stages: list[str]) 
     config = load_config(config_path, changes)
     run_dir = Path(config.run_dir)
     with claimed(run_dir):
+        interrupts.keeps(f"what is finished in {run_dir} is kept")
         experiment = open_experiment(config.located())
         check_experts(config)
         drawn_choices(config)  # a mistake in the space is told now, not after hours of training

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +17,7 @@ from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
+from enecg.interrupts import keeps, temporary_folder
 from enecg.predictor import AT_A_TIME, Answer, Predictor
 from enecg.printable import printable
 from enecg.progress import counting, say
@@ -47,6 +47,7 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
     UserError
         No bundle, or no records, there.
     """
+    keeps(f"{output} has not been written")
     bundle = bundle.absolute()  # Ray's workers stand in other folders
     folder = Folder.at(source)
     bundles = load_bundles(bundle)
@@ -57,8 +58,8 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
     if folder.exists(DESCRIPTION):
         count = _write(bundle, RecordStore.open(folder), output)
     else:
-        with tempfile.TemporaryDirectory(prefix="enecg-predict-") as temporary:
-            place = Path(temporary) / "store"
+        with temporary_folder("enecg-predict-") as temporary:
+            place = temporary / "store"
             store = convert("wfdb", source, place, max_rejected=1.0, seed=None)
             for left_out in store.rejected.itertuples():
                 say(f"left out: {left_out.path}: {left_out.reason}: {left_out.detail}")

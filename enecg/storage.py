@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from fsspec.spec import AbstractFileSystem
 
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
+from enecg.interrupts import temporary_folder
 
 Place = str | os.PathLike[str]
 """A path on disk, or a URI such as ``s3://bucket/prefix``."""
@@ -156,8 +156,8 @@ class Folder:
             with replacing(Path(self.uri_of(name))) as temporary:
                 yield temporary
             return
-        with tempfile.TemporaryDirectory(prefix="enecg-upload-") as folder:
-            temporary = Path(folder, "file")
+        with temporary_folder("enecg-upload-") as folder:
+            temporary = folder / "file"
             yield temporary
             with _told(self.uri_of(name)):
                 self.filesystem.put_file(os.fspath(temporary), self.key(name))

@@ -19,6 +19,7 @@ from enecg.evaluation.wording import comparison_sentences
 from enecg.experts.corpora import overlap
 from enecg.files import write_json
 from enecg.gate.combine import mix
+from enecg.interrupts import keeps
 from enecg.predict import expert_columns, predict_store
 from enecg.predictor import Predictor
 from enecg.printable import printable
@@ -48,6 +49,7 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
     UserError
         No bundle or store there, or a store that lacks a task's labels.
     """
+    keeps(f"{output} has not been written")
     bundle = bundle.absolute()
     bundles, store = load_bundles(bundle, every_expert=True), RecordStore.open(records)
     targets = {one.task.name: labels_of(one.task, store) for one in bundles}

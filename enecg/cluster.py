@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import secrets
-import socket
 import uuid
 import warnings
 from collections.abc import Sequence
@@ -15,50 +13,54 @@ from typing import Any
 
 import ray
 import ray.data
-from ray._private.utils import read_ray_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from enecg import interrupts
 from enecg.errors import UserError
 from enecg.progress import say
 from enecg.ray_core import quieten
+from enecg.ray_start import join, named_address, start_local
 
 
 def connect() -> None:
     """Join the cluster this process stands in, or start a local one; nothing if already joined.
 
-    A cluster is joined where ``RAY_ADDRESS`` names one (``ray job submit`` sets it) or where
-    ``ray start`` left the address of one that answers (``ray up`` does). A local one gets at
+    A cluster is joined where ``RAY_ADDRESS`` names one (``ray job submit`` and ``--address`` set
+    it), and nowhere else: whatever else runs on this machine is left alone. A local one gets at
     least four logical CPUs: Ray Data inside a Ray Train job starves where the train workers hold
     every CPU. Its dashboard listens on loopback; Ray's token authentication, which guards its
     other ports, stays on.
+
+    Raises
+    ------
+    UserError, JobFailed
+        The cluster cannot be joined, or none be started: see `enecg.ray_start`.
     """
     if ray.is_initialized():
         return
     # Ray tells at every start that token authentication is on; `say` below does so, too.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    # Makes training jobs visible on the dashboard's Train page.
+    # Training jobs are listed by the dashboard's HTTP API.
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
+    # A search interrupted ends with this process, see `enecg.interrupts`.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # Ray warns at every start that a later version will change this default, …
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # … whenever a few workers start at once, …
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     # … and Tune advertises a log folder that is not where the trials' logs end up.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    if os.environ.get("RAY_ADDRESS") or _answers(read_ray_address()):
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+    address = named_address()
+    if address is not None:
+        join(address)
         say(f"joined the Ray cluster at {ray.get_runtime_context().gcs_address}")
     else:
         # A process per job that looks out for a node being taken away: here there is only this one.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        _ensure_token()
-        context = ray.init(
-            address="local",
-            num_cpus=local_cpus(),
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        context = start_local(local_cpus())
         shown = f"; dashboard: http://{context.dashboard_url}" if context.dashboard_url else ""
-        say(f"started a local Ray cluster, token authentication on{shown}")
+        say(f"started a local Ray cluster of its own, token authentication on{shown}")
+    interrupts.take_back()  # Ray has handlers of its own
     quieten()
     # Ray Data advises on how to split files whenever there are few of them.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data")
@@ -68,28 +70,14 @@ def connect() -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 
-def _ensure_token() -> None:
-    """Make a token for a local cluster where Ray could not leave one in the home folder."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    folder = Path(os.path.expanduser("~/.ray"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        usable = os.access(folder / "auth_token", os.R_OK) or os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
-    if not usable:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # goes to the cluster's processes
-
-
 def local_cpus() -> int:
     """Return how many CPUs a local cluster counts: those of the machine, and at least four."""
     return max(4, os.cpu_count() or 1)
 
 
 def is_named() -> bool:
-    """Whether a cluster to join is named, by ``RAY_ADDRESS``; else a local one is started."""
-    return os.environ.get("RAY_ADDRESS", "local") not in ("", "local")
+    """Whether a cluster to join is named; else a local one is started."""
+    return named_address() is not None
 
 
 def read_parquet(
@@ -116,18 +104,6 @@ def dashboard_address() -> str | None:
     """Return the address of this cluster's dashboard; None where it has none."""
     address: str = ray._private.worker.get_dashboard_url()
     return f"http://{address}" if address else None
-
-
-def _answers(address: str | None) -> bool:
-    """Whether something listens at ``host:port``; a dead cluster leaves its address behind."""
-    if not address:
-        return False
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=2):
-            return True
-    except (OSError, ValueError):
-        return False
 
 
 def check_shared(*folders: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -23,6 +24,25 @@ SetOption = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change a setting, for example --set stage1.epochs=5; values are YAML. May repeat.",
+    ),
+]
+
+
+def _name_cluster(address: str | None) -> str | None:
+    """Let ``--address`` say what ``RAY_ADDRESS`` says otherwise."""
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
+    return address
+
+
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="The Ray cluster to join, instead of RAY_ADDRESS; `local`: start one of its own.  "
+        "[default: the cluster the job was submitted to, else one of its own]",
+        callback=_name_cluster,
     ),
 ]
 PlanOption = Annotated[

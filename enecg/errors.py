@@ -165,6 +165,3 @@ def exit_code_of(job: Callable[[], int | None]) -> int:
             raise
         print(f"failed: {said}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
-        os._exit(1)  # threads that wait for training jobs would keep the process alive

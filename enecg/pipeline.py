@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from enecg import interrupts
 from enecg.bundle_folders import PLACES, check_bundles
 from enecg.cluster import connect, is_named
 from enecg.config import Config, load_config
@@ -57,7 +58,9 @@ def run_stages(config_path: Path, changes: list[str] | None, stages: list[str]) 
     check_places(experiment.config)
     check_experts(config)
     drawn_choices(config)  # a mistake in the space is told now, not after hours of training
-    with claimed(Path(config.run_dir)):  # nothing is made before this
+    run_dir = Path(config.run_dir)
+    with claimed(run_dir):  # nothing is made before this
+        interrupts.keeps(f"what is finished in {run_dir} is kept")
         connect()
         _note_inputs(experiment)
         for stage in stages:

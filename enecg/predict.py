@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
+from enecg.interrupts import keeps, temporary_folder
 from enecg.output_file import holds_predictions, output_file
 from enecg.paths import on_disk
 from enecg.predictor import AT_A_TIME, Answer, Predictor
@@ -54,6 +54,7 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
         No bundle, or no records, there; an ``output`` of another ending, or somebody's file.
     """
     output = output_file(output, FORMATS, holds_predictions, "predictions")
+    keeps(f"{output} has not been written")
     bundle = on_disk("--bundle", bundle).absolute()  # Ray's workers stand in other folders
     folder = Folder.at(source)
     bundles = load_bundles(bundle)
@@ -64,8 +65,8 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
     if folder.exists(DESCRIPTION):
         count = _write(bundle, RecordStore.open(folder), output)
     else:
-        with tempfile.TemporaryDirectory(prefix="enecg-predict-") as temporary:
-            place = Path(temporary) / "store"
+        with temporary_folder("enecg-predict-") as temporary:
+            place = temporary / "store"
             store = convert("wfdb", source, place, max_rejected=1.0, seed=None)
             for left_out in store.rejected.itertuples():
                 say(f"left out: {left_out.path}: {left_out.reason}: {left_out.detail}")

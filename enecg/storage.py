@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from fsspec.spec import AbstractFileSystem
 from enecg.checked_files import remembered, sha256_once
 from enecg.errors import UserError, one_line
 from enecg.files import replacing
+from enecg.interrupts import temporary_folder
 from enecg.paths import given
 
 Place = str | os.PathLike[str]
@@ -174,8 +174,8 @@ class Folder:
             with replacing(Path(self.uri_of(name))) as temporary:
                 yield temporary
             return
-        with tempfile.TemporaryDirectory(prefix="enecg-upload-") as folder:
-            temporary = Path(folder, "file")
+        with temporary_folder("enecg-upload-") as folder:
+            temporary = folder / "file"
             yield temporary
             with _told(self.uri_of(name)):
                 self.filesystem.put_file(os.fspath(temporary), self.key(name))

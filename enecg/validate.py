@@ -20,6 +20,7 @@ from enecg.evaluation.wording import comparison_sentences
 from enecg.experts.corpora import overlap
 from enecg.files import write_json
 from enecg.gate.combine import mix
+from enecg.interrupts import keeps
 from enecg.output_file import holds_evaluation, output_file
 from enecg.paths import on_disk
 from enecg.predict import expert_columns, predict_store
@@ -54,6 +55,7 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
         not end in ``.json``, or is somebody's file.
     """
     output = output_file(output, (".json",), holds_evaluation, "evaluation")
+    keeps(f"{output} has not been written")
     bundle = on_disk("--bundle", bundle).absolute()
     bundles, store = load_bundles(bundle, every_expert=True), RecordStore.open(records)
     targets = {one.task.name: labels_of(one.task, store) for one in bundles}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from enecg import interrupts
+
+interrupts.install()  # first: a signal may come while the rest is loaded
+
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from enecg.command_line import run
+from enecg.command_line import AddressOption, run
 from enecg.errors import UserError, exit_code_of
 from enecg.printable import printable
 from enecg.records.options import MAX_REJECTED, SEED, layouts
@@ -112,6 +116,7 @@ def main(
             metavar="N", help=f"Decides which record stands in which shard.  [default: {SEED}]"
         ),
     ] = None,
+    address: AddressOption = None,
 ) -> None:
     """Convert a corpus of WFDB records into a record store (see "Record store" in the README).
 
@@ -149,6 +154,7 @@ def main(
             _allow(given, "--relabel", {"--relabel", "--source", "--input", "--output", "--labels"})
             store = relabel(source, input, output, labels)
         else:
+            interrupts.keeps(f"finished shards in {output} are kept")
             store = convert(
                 source, input, output, labels, workers, limit,
                 MAX_REJECTED if max_rejected is None else max_rejected, overwrite,

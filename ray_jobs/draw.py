@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from enecg import interrupts
+
+interrupts.install()  # first: a signal may come while the rest is loaded
+
 import sys
 from pathlib import Path
 from typing import Annotated

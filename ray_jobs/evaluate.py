@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from enecg import interrupts
+
+interrupts.install()  # first: a signal may come while the rest is loaded
+
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from enecg.command_line import run
+from enecg.command_line import AddressOption, run
 from enecg.errors import exit_code_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -27,6 +31,7 @@ def main(
     output: Annotated[
         Path, typer.Option(metavar="FILE.json", help="Metrics with 95 % intervals, by task.")
     ],
+    address: AddressOption = None,
 ) -> None:
     """Judge a bundle on a record store that has labels (external validation).
 

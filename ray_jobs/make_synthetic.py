@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from enecg import interrupts
+
+interrupts.install()  # first: a signal may come while the rest is loaded
+
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +40,7 @@ def main(
     def job() -> None:
         from enecg.records.synthetic import write_synthetic_cohort  # heavy: not for --help
 
+        interrupts.keeps(f"{folder} is unfinished", "give --overwrite to make it anew")
         labels = write_synthetic_cohort(folder, records, seed, overwrite)
         print(printable(f"{records:,} simulated records in {folder}; labels: {labels}"))
 

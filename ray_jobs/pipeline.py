@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from enecg import interrupts
+
+interrupts.install()  # first: a signal may come while the rest is loaded
+
 import sys
 
 import typer
 
-from enecg.command_line import ConfigOption, PlanOption, SetOption, run
+from enecg.command_line import AddressOption, ConfigOption, PlanOption, SetOption, run
 from enecg.errors import exit_code_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
-def main(config: ConfigOption, set: SetOption = None, plan: PlanOption = False) -> None:
+def main(
+    config: ConfigOption,
+    set: SetOption = None,
+    plan: PlanOption = False,
+    address: AddressOption = None,
+) -> None:
     """Run experts, gate search and ensemble in order; run again, go on where it stopped.
 
     Exit code: 0 done; 2 a mistake in the config; 1 anything else.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from enecg import interrupts
+
+interrupts.install()  # first: a signal may come while the rest is loaded
+
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from enecg.command_line import run
+from enecg.command_line import AddressOption, run
 from enecg.errors import exit_code_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -35,6 +39,7 @@ def main(
             "there are replaced, any other file is not.",
         ),
     ],
+    address: AddressOption = None,
 ) -> None:
     """Predict every record: value or class, class probabilities, and the experts' weights.
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from enecg import interrupts
+
+interrupts.install()  # first: a signal may come while the rest is loaded
+
 import sys
 
 import typer
 
-from enecg.command_line import ConfigOption, SetOption, run
+from enecg.command_line import AddressOption, ConfigOption, SetOption, run
 from enecg.errors import exit_code_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @app.command()
-def main(config: ConfigOption, set: SetOption = None) -> None:
+def main(config: ConfigOption, set: SetOption = None, address: AddressOption = None) -> None:
     """Stage 2: search the gate over the experts' out-of-fold outputs.
 
     Exit code: 0 done; 2 a mistake in the config; 1 anything else.

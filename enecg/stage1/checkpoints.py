@@ -57,7 +57,8 @@ def newest_whole(folder: Path, tell: Callable[[str], None]) -> Path | None:
     tell : callable
         Is told of every one that is passed over.
     """
-    for checkpoint in sorted(folder.glob("checkpoint_*"), reverse=True):
+    # Beside them lies a file of Ray's own, checkpoint_manager_snapshot.json.
+    for checkpoint in sorted(filter(Path.is_dir, folder.glob("checkpoint_*")), reverse=True):
         if (problem := problem_of(checkpoint)) is None:
             return checkpoint
         tell(f"passes over the damaged checkpoint {checkpoint.name}: {problem}")

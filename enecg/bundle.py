@@ -5,6 +5,7 @@
     <bundle>/bundle.json                 what it is, which experts and gates, how it came about
     <bundle>/model_card.md               the same in words: results, intended use, limits
     <bundle>/gates.safetensors
+    <bundle>/seen.safetensors            hashes of what it learned from
     <bundle>/features.safetensors        where gates see experts' features: how those are reduced
     <bundle>/experts/<name>/models.*     heads, and backbones where those were trained
 """
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -30,6 +32,7 @@ from enecg.gate.ensemble import GateEnsemble
 from enecg.gate.features import PARTS, Reduction
 from enecg.gate.network import Gates, initial
 from enecg.gate.space import GateChoice
+from enecg.seen import Seen
 from enecg.stage1.adapted import (
     AdaptedExpert,
     load_adapted,
@@ -41,7 +44,7 @@ from enecg.tasks import Task
 
 FORMAT = "enecg-bundle"
 FORMAT_VERSION = 4
-MODEL_KEY = "model"
+MODEL_KEY, SEEN = "model", "seen.safetensors"
 _UNREADABLE = (
     OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError,
     UserError,
@@ -67,12 +70,14 @@ class Bundle:
         Of the backbones that heads or LoRA were trained on.
     reductions : dict of str to Reduction
         For gates that see experts' features: what they see of each.
-    stacking : dict of str to float
-        The weights of the plain way of that name, to be judged beside the ensemble.
+    stacking, absolute_stacking : dict of str to float
+        The weights of the plain ways of these names, to be judged beside the ensemble.
     dummy : tuple of float
         What is answered without looking: the training mean, or each class's share.
     card : str
         The model card, in Markdown; empty: none is written.
+    seen : Seen or None
+        Which signals and subjects it learned from; None in bundles of earlier versions.
     """
 
     task: Task
@@ -83,8 +88,10 @@ class Bundle:
     fingerprints: dict[str, str] = field(default_factory=dict)
     reductions: dict[str, Reduction] = field(default_factory=dict)
     stacking: dict[str, float] = field(default_factory=dict)
+    absolute_stacking: dict[str, float] = field(default_factory=dict)
     dummy: tuple[float, ...] = ()
     card: str = ""
+    seen: Seen | None = None
 
     @property
     def weighed(self) -> list[str]:
@@ -135,12 +142,21 @@ class Bundle:
                     for count, gates in self.ensemble.members
                 ],
                 "features_seen": list(self.reductions),
-                "baselines": {"stacking": self.stacking, "dummy": list(self.dummy)},
+                "baselines": {
+                    "stacking": self.stacking,
+                    "absolute_stacking": self.absolute_stacking,
+                    "dummy": list(self.dummy),
+                },
                 "calibration": self.ensemble.calibration.dump(),
+                "thresholds": list(self.ensemble.thresholds),
+                "half_width": self.ensemble.half_width,
                 "fingerprints": self.fingerprints,
                 "provenance": dict(self.provenance),
             },
         )
+        if self.seen is not None:
+            with replacing(building / SEEN) as temporary:
+                self.seen.save(temporary)
         if self.card:
             write_text(building / "model_card.md", self.card)
         shutil.rmtree(folder, ignore_errors=True)
@@ -208,17 +224,39 @@ class Bundle:
         if seen := description.get("features_seen"):
             kept = load_outputs(folder / "features.safetensors")
             reductions = {name: Reduction(*(kept[f"{name}/{p}"] for p in PARTS)) for name in seen}
+        baselines = description.get("baselines", {})
         return cls(
             task,
             description["expert_names"],
             found,
-            GateEnsemble(members, Calibration.read(description["calibration"])),
+            GateEnsemble(
+                members,
+                Calibration.read(description["calibration"]),
+                _thresholds(task, description.get("thresholds", [])),
+                _half_width(task, description.get("half_width")),
+            ),
             description["provenance"],
             description["fingerprints"],
             reductions,
-            description.get("baselines", {}).get("stacking", {}),
-            tuple(description.get("baselines", {}).get("dummy", ())),
+            baselines.get("stacking", {}),
+            baselines.get("absolute_stacking", {}),
+            tuple(baselines.get("dummy", ())),
+            seen=Seen.load(folder / SEEN) if (folder / SEEN).exists() else None,
         )
+
+
+def _thresholds(task: Task, values: list[float]) -> tuple[float, ...]:
+    """Return a bundle's thresholds; none where there are none, else one per class."""
+    if values and (len(values) != len(task.classes) or not np.isfinite(values).all()):
+        raise ValueError(f"thresholds {values} for {len(task.classes)} classes")
+    return tuple(map(float, values))
+
+
+def _half_width(task: Task, value: float | None) -> float | None:
+    """Return half the width of a bundle's prediction intervals."""
+    if value is not None and (task.kind != "regression" or not 0 <= value < np.inf):
+        raise ValueError(f"half_width {value} for a {task.kind}")
+    return None if value is None else float(value)
 
 
 def load_bundles(folder: Path, every_expert: bool = False) -> list[Bundle]:

@@ -46,9 +46,7 @@ def compare_runs(first: Path, second: Path, predictor: str | None = None) -> dic
     a, b = (read_predictions(run / FILE) for run in (first, second))
     shared = [key for key in a if key in b and key[1] == 0]
     if not shared:
-        raise UserError(
-            f"no task in common: {first} has {_names(a)}, {second} has {_names(b)}"
-        )
+        raise UserError(f"no task in common: {first} has {_names(a)}, {second} has {_names(b)}")
     tasks = {}
     for key in shared:
         _check_paired(a[key], b[key], first, second)
@@ -113,9 +111,7 @@ def _compared(a: OutOfFold, b: OutOfFold, predictor: str) -> dict[str, Any]:
     ours, theirs = a.predictions[predictor], b.predictions[predictor]
     metrics: dict[str, Any] = {}
     for metric in score(a.task, a.target_N, ours):
-        summary = paired_difference(
-            a.task, metric, a.target_N, ours, theirs, fold_N, a.group_N
-        )
+        summary = paired_difference(a.task, metric, a.target_N, ours, theirs, fold_N, a.group_N)
         if summary is None:
             continue
         means = [_mean(a, one, metric, fold_N, len(names)) for one in (ours, theirs)]
@@ -123,8 +119,11 @@ def _compared(a: OutOfFold, b: OutOfFold, predictor: str) -> dict[str, Any]:
         if np.array_equal(ours, theirs):
             verdict = "the same"
         metrics[metric] = {**summary, "first": means[0], "second": means[1], "verdict": verdict}
-    return {"n": int((~np.isnan(a.target_N.reshape(len(a.target_N), -1)).any(1)).sum()),
-            "predictor": predictor, "metrics": metrics}
+    return {
+        "n": int((~np.isnan(a.target_N.reshape(len(a.target_N), -1)).any(1)).sum()),
+        "predictor": predictor,
+        "metrics": metrics,
+    }
 
 
 def _mean(of: OutOfFold, prediction_NC: Any, metric: str, fold_N: Any, folds: int) -> float:

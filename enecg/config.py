@@ -10,13 +10,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from enecg.errors import UserError, did_you_mean
+from enecg.evaluation.thresholds import Aim
 from enecg.storage import Folder, is_remote
 from enecg.tasks import Task, task_from
 
 Positive = Annotated[int, Field(ge=1)]
 Head = Literal["ridge", "ffn", "trees", "gaussian", "laplacian"]
 Heads = Annotated[list[Head], Field(min_length=1)]
-OTHER_PREDICTORS = ("uniform", "stacking", "gate", "ensemble", "dummy")
+OTHER_PREDICTORS = (
+    "uniform", "stacking", "absolute_stacking", "gate", "ensemble", "deployed", "dummy"
+)  # fmt: skip
 """What stands beside the experts in results."""
 
 
@@ -155,6 +158,19 @@ class EnsembleSettings(_Section):
     """Members that greedy selection draws in each bag; and how many the mean of the best takes."""
     bags: Positive = 5
     """Greedy selections, each among a random half of the trials (one: among all of them)."""
+    threshold: str = "f1"
+    """What decision thresholds are chosen for, on out-of-fold predictions of training groups: f1,
+    youden, specificity=0.9, sensitivity=0.9, cost=5 (a missed case against a false alarm), or
+    argmax for none. See `enecg.evaluation.thresholds`."""
+    seen_subjects: Literal["scrypt", "none"] = "scrypt"
+    """How a bundle keeps the ids of the subjects it learned from, so that evaluate.py can leave
+    them out: scrypt (a slow salted hash, about 2 ms of CPU a subject), or not at all."""
+
+    @field_validator("threshold")
+    @classmethod
+    def _an_aim(cls, value: str) -> str:
+        Aim.read(value)
+        return value
 
 
 class Config(_Section):

@@ -112,6 +112,39 @@ def sketch(of: Identities, salt: bytes, learned_N: npt.NDArray[np.bool_]) -> See
     return Seen(salt, np.unique(of.signal_N[learned_N]), subjects)
 
 
+def look_up(
+    seen: Iterable[tuple[Seen, str]], index: pd.DataFrame, source: str
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Find the records of a store that bundles learned from.
+
+    Parameters
+    ----------
+    seen : iterable of (Seen, str)
+        What each bundle learned from, and the source of those records.
+    index : DataFrame
+        The store's index.
+    source : str
+        The store's source.
+
+    Returns
+    -------
+    by_signal, by_subject : bool arrays, shape (N,)
+        Records whose signal, and records whose subject some bundle learned from. Subjects are not
+        looked up where the ids cannot mean the same person: see `ids_are_comparable`.
+    """
+    by_signal_N, by_subject_N = np.zeros((2, len(index)), dtype=bool)
+    known: dict[tuple[bytes, bool], Identities] = {}  # the bundles of one run share their salt
+    for one, trained_on in seen:
+        with_subjects = one.subjects is not None and ids_are_comparable(trained_on, source)
+        key = (one.salt, with_subjects)
+        if key not in known:
+            known[key] = identities(index, *key)
+        by_signal_N |= np.isin(known[key].signal_N, one.signals)
+        if one.subjects is not None and (subject_N := known[key].subject_N) is not None:
+            by_subject_N |= np.isin(subject_N, one.subjects)
+    return by_signal_N, by_subject_N
+
+
 def ids_are_comparable(trained_on: str, source: str) -> bool:
     """Whether equal subject ids of two sources may mean the same person.
 

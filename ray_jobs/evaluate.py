@@ -28,6 +28,14 @@ def main(
     output: Annotated[
         Path, typer.Option(metavar="FILE.json", help="Metrics with 95 % intervals, by task.")
     ],
+    include_seen: Annotated[
+        bool,
+        typer.Option(
+            "--include-seen",
+            help="Judge also records that the bundle learned from, or whose subject it learned "
+            "from; without this they are counted and left out.",
+        ),
+    ] = False,
 ) -> None:
     """Judge a bundle on a record store that has labels (external validation).
 
@@ -35,7 +43,7 @@ def main(
 
     Exit code: 0 done; 2 a mistake in the arguments; 1 anything else.
     """
-    sys.exit(exit_code_of(lambda: evaluate_file(bundle, records, output)))
+    sys.exit(exit_code_of(lambda: evaluate_file(bundle, records, output, include_seen)))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from enecg.errors import UserError
@@ -15,6 +17,7 @@ from enecg.evaluation.intervals import paired_difference
 from enecg.evaluation.kept_predictions import FILE, OutOfFold, read_predictions
 from enecg.evaluation.metrics import score
 from enecg.evaluation.wording import METRIC_NAMES, number, signed
+from enecg.files import write_json
 
 PREFERRED = ("deployed", "ensemble")
 """The predictor that is compared where both runs have it; the first of these."""
@@ -52,6 +55,22 @@ def compare_runs(first: Path, second: Path, predictor: str | None = None) -> dic
         _check_paired(a[key], b[key], first, second)
         tasks[key[0]] = _compared(a[key], b[key], _predictor(a[key], b[key], predictor))
     return {"runs": [str(first), str(second)], "tasks": tasks}
+
+
+def show_comparison(
+    first: Path, second: Path, output: Path | None = None, predictor: str | None = None
+) -> None:
+    """Compare two runs, print a table, and write the figures as JSON where asked to.
+
+    Parameters and errors are those of `compare_runs`.
+    """
+    found = compare_runs(first, second, predictor)
+    if output is not None:
+        write_json(output, found)
+    print(f"A: {first}\nB: {second}")
+    Console(width=None if os.isatty(1) else 140).print(comparison_table(found))
+    if output is not None:
+        print(f"comparison: {output}")
 
 
 def comparison_table(found: Mapping[str, Any]) -> Table:

@@ -19,6 +19,7 @@ from enecg.config import OTHER_PREDICTORS, Config
 from enecg.errors import JobFailed
 from enecg.evaluation.comparisons import compare
 from enecg.evaluation.intervals import fold_summary
+from enecg.evaluation.kept_predictions import FILE, OutOfFold, write_predictions
 from enecg.evaluation.paper import draw_ecg
 from enecg.evaluation.report import write_report
 from enecg.experiment import Experiment
@@ -61,7 +62,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
             f"no finished gate search for these settings in {run}; run search_gate.py first"
         )
     print_ = fingerprint({"search": searched, "ensemble": config.ensemble.model_dump()})
-    left = [results_path(config), run / "report.html"]
+    left = [results_path(config), run / "report.html", run / FILE]
     left += [run / "bundle" / task.name / "bundle.json" for task in experiment.tasks]
     if is_done(folder, print_) and all(path.exists() for path in left):
         say("ensemble: done before, kept")
@@ -75,6 +76,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
     summaries: dict[str, Any] = {}
     out_of_sample: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     gate_weights: dict[str, dict[str, float]] = {}
+    kept: list[OutOfFold] = []
     for task in experiment.tasks:
         predictions, weights_NE = predict_test_groups(task, arrays, chosen, gates)
         say(f"{task.name}: intervals")
@@ -82,6 +84,18 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         out_of_sample[task.name] = (experiment.targets[task.name], predictions["ensemble"])
         gate_weights[task.name] = dict(
             zip(arrays.experts, weights_NE.mean(0).tolist(), strict=True)
+        )
+        kept.append(
+            OutOfFold(
+                task,
+                0,
+                np.array(experiment.record_ids),
+                arrays.nested.group_N,
+                np.array(arrays.nested.outer_names)[arrays.nested.outer_N],
+                experiment.targets[task.name],
+                predictions,
+                weights_NE,
+            )
         )
     loaded = {
         name: experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
@@ -91,6 +105,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         name: expert.provenance() | {"licence": expert.spec.licence}
         for name, expert in loaded.items()
     }
+    write_predictions(run / FILE, kept, arrays.experts)
     write_bundles(experiment, arrays, chosen, gates, made_by, summaries)
     facts = _facts_of_stages(config)
     results = {
@@ -162,6 +177,15 @@ def predict_test_groups(
             **{name: GateEnsemble([(1, constant_gate({name: 1.0}))]) for name in each},
             "uniform": GateEnsemble([(1, constant_gate(dict.fromkeys(each, 1.0)))]),
             "stacking": GateEnsemble([(1, constant_gate(choice.stacking))]),
+            **(
+                {
+                    "absolute_stacking": GateEnsemble(
+                        [(1, constant_gate(choice.absolute_stacking))]
+                    )
+                }
+                if choice.absolute_stacking
+                else {}
+            ),
             "gate": GateEnsemble([(1, gates[task.name, scope, choice.best])]),
             "ensemble": choice.ensemble((task.name, scope), gates),
         }

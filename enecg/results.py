@@ -24,6 +24,7 @@ from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.kept_predictions import FILE, OutOfFold, write_predictions
 from enecg.evaluation.paper import draw_ecg
 from enecg.evaluation.report import write_report
+from enecg.evaluation.reporting import reporting_items
 from enecg.evaluation.thresholds import answers
 from enecg.experiment import Experiment
 from enecg.experts.corpora import overlap
@@ -135,6 +136,12 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         },
         "tasks": summaries,
     }
+    results["reporting"] = reporting_items(
+        results,
+        experiment.store.description,
+        len(set(arrays.nested.group_N)),
+        len(arrays.nested.outer_names),
+    )
     write_json(results_path(config), results)
     write_report(
         run / "report.html",

@@ -113,7 +113,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
     write_predictions(run / FILE, kept, arrays.experts)
     write_bundles(experiment, arrays, chosen, gates, made_by, summaries)
     facts = _facts_of_stages(config)
-    results = {
+    results: dict[str, Any] = {
         "commit": commit(),
         "started": started.isoformat(timespec="seconds"),
         "hardware": hardware(),

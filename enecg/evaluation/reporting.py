@@ -114,6 +114,6 @@ def reporting_items(
             "24",
             "Pretraining",
             f"experts pretrained on corpora that share records with these: {flagged or 'none'}",
-        )  # fmt: skip
+        )
     )
     return [item._asdict() for item in items]

@@ -5,6 +5,7 @@
     <bundle>/bundle.json                 what it is, which experts and gates, how it came about
     <bundle>/model_card.md               the same in words: results, intended use, limits
     <bundle>/gates.safetensors
+    <bundle>/seen.safetensors            hashes of what it learned from
     <bundle>/features.safetensors        where gates see experts' features: how those are reduced
     <bundle>/experts/<name>/models.*     heads, and backbones where those were trained
 
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from enecg import __version__
@@ -34,7 +36,7 @@ from enecg.checked_files import (
 from enecg.checked_tensors import read_tensors, write_tensors
 from enecg.config import ExpertSettings
 from enecg.errors import UserError
-from enecg.files import sha256_of_file, write_text
+from enecg.files import replacing, sha256_of_file, write_text
 from enecg.gate.calibration import Calibration
 from enecg.gate.ensemble import GateEnsemble
 from enecg.gate.features import PARTS, Reduction
@@ -43,6 +45,7 @@ from enecg.gate.space import GateChoice
 from enecg.names import check_name
 from enecg.ownership import MARK, check_free, mark, remove_own, standing, swap
 from enecg.progress import say
+from enecg.seen import Seen
 from enecg.stage1.adapted import DESCRIPTION as MODELS
 from enecg.stage1.adapted import (
     TENSORS,
@@ -57,7 +60,7 @@ from enecg.tasks import Task
 FORMAT = "enecg-bundle"
 FORMAT_VERSION, WITHOUT_CHECKSUMS = 5, 4
 """The version that is written, and an earlier one that is read as well."""
-MODEL_KEY = "model"
+MODEL_KEY, SEEN = "model", "seen.safetensors"
 _UNREADABLE = (
     OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, UserError,
     DamagedFile,
@@ -83,12 +86,14 @@ class Bundle:
         Of the backbones that heads or LoRA were trained on.
     reductions : dict of str to Reduction
         For gates that see experts' features: what they see of each.
-    stacking : dict of str to float
-        The weights of the plain way of that name, to be judged beside the ensemble.
+    stacking, absolute_stacking : dict of str to float
+        The weights of the plain ways of these names, to be judged beside the ensemble.
     dummy : tuple of float
         What is answered without looking: the training mean, or each class's share.
     card : str
         The model card, in Markdown; empty: none is written.
+    seen : Seen or None
+        Which signals and subjects it learned from; None in bundles of earlier versions.
     """
 
     task: Task
@@ -99,8 +104,10 @@ class Bundle:
     fingerprints: dict[str, str] = field(default_factory=dict)
     reductions: dict[str, Reduction] = field(default_factory=dict)
     stacking: dict[str, float] = field(default_factory=dict)
+    absolute_stacking: dict[str, float] = field(default_factory=dict)
     dummy: tuple[float, ...] = ()
     card: str = ""
+    seen: Seen | None = None
 
     @property
     def weighed(self) -> list[str]:
@@ -137,6 +144,9 @@ class Bundle:
                     for part in PARTS
                 },
             )
+        if self.seen is not None:
+            with replacing(building / SEEN) as temporary:
+                self.seen.save(temporary)
         files = [p for p in sorted(building.rglob("*")) if p.is_file() and p.name != MARK]
         write_sealed_json(
             building / "bundle.json",
@@ -159,8 +169,14 @@ class Bundle:
                     for count, gates in self.ensemble.members
                 ],
                 "features_seen": list(self.reductions),
-                "baselines": {"stacking": self.stacking, "dummy": list(self.dummy)},
+                "baselines": {
+                    "stacking": self.stacking,
+                    "absolute_stacking": self.absolute_stacking,
+                    "dummy": list(self.dummy),
+                },
                 "calibration": self.ensemble.calibration.dump(),
+                "thresholds": list(self.ensemble.thresholds),
+                "half_width": self.ensemble.half_width,
                 "fingerprints": self.fingerprints,
                 "provenance": dict(self.provenance),
                 "files": {p.relative_to(building).as_posix(): sha256_of_file(p) for p in files},
@@ -254,16 +270,24 @@ class Bundle:
         if seen := description.get("features_seen"):
             kept = load_outputs(folder / "features.safetensors", sealed=False)
             reductions = {name: Reduction(*(kept[f"{name}/{p}"] for p in PARTS)) for name in seen}
+        baselines = description.get("baselines", {})
         return cls(
             task,
             description["expert_names"],
             found,
-            GateEnsemble(members, Calibration.read(description["calibration"])),
+            GateEnsemble(
+                members,
+                Calibration.read(description["calibration"]),
+                _thresholds(task, description.get("thresholds", [])),
+                _half_width(task, description.get("half_width")),
+            ),
             description["provenance"],
             description["fingerprints"],
             reductions,
-            description.get("baselines", {}).get("stacking", {}),
-            tuple(description.get("baselines", {}).get("dummy", ())),
+            baselines.get("stacking", {}),
+            baselines.get("absolute_stacking", {}),
+            tuple(baselines.get("dummy", ())),
+            seen=Seen.load(folder / SEEN) if SEEN in description.get("files", ()) else None,
         )
 
 
@@ -278,9 +302,25 @@ def _files_read(description: dict[str, Any], every_expert: bool) -> list[str]:
     names = ["gates.safetensors"]
     if description.get("features_seen"):
         names.append("features.safetensors")
+    if SEEN in description["files"]:
+        names.append(SEEN)
     for expert in _experts_read(description, every_expert):
         names += [f"experts/{expert}/{file}" for file in (TENSORS, MODELS)]
     return names
+
+
+def _thresholds(task: Task, values: list[float]) -> tuple[float, ...]:
+    """Return a bundle's thresholds; none where there are none, else one per class."""
+    if values and (len(values) != len(task.classes) or not np.isfinite(values).all()):
+        raise ValueError(f"thresholds {values} for {len(task.classes)} classes")
+    return tuple(map(float, values))
+
+
+def _half_width(task: Task, value: float | None) -> float | None:
+    """Return half the width of a bundle's prediction intervals."""
+    if value is not None and (task.kind != "regression" or not 0 <= value < np.inf):
+        raise ValueError(f"half_width {value} for a {task.kind}")
+    return None if value is None else float(value)
 
 
 def load_bundles(folder: Path, every_expert: bool = False) -> list[Bundle]:

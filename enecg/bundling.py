@@ -17,6 +17,7 @@ from enecg.gate.search import FEATURES, gate_folder
 from enecg.gate.trial import Arrays
 from enecg.nested import ALL
 from enecg.provenance import commit
+from enecg.seen import identities, salt_of, sketch
 from enecg.stage1.adapted import AdaptedExpert, load_adapted
 from enecg.stage1.jobs import expert_folder
 
@@ -69,6 +70,10 @@ def _bundles(
         name: load_adapted(expert_folder(config, name), keys, name, settings)
         for name, settings in config.experts.items()
     }
+    salt = salt_of(experiment.store.fingerprint, config.seed)
+    learned_from = identities(
+        experiment.store.index, salt, with_subjects=config.ensemble.seen_subjects == "scrypt"
+    )
     for task in experiment.tasks:
         for scope in arrays.nested.scopes:
             ensemble = chosen[task.name, scope].ensemble((task.name, scope), gates)
@@ -112,7 +117,9 @@ def _bundles(
                 },
                 reductions={n: one for n, one in found.items() if one is not None},
                 stacking=chosen[task.name, scope].stacking,
+                absolute_stacking=chosen[task.name, scope].absolute_stacking,
                 dummy=tuple(dummy_C.tolist()),
+                seen=sketch(learned_from, salt, arrays.nested.training(scope)),
             )
             if scope == ALL:
                 bundle.card = model_card(bundle, results[task.name])

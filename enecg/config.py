@@ -17,7 +17,8 @@ from pydantic import (
 )
 
 from enecg.errors import UserError, brief, did_you_mean
-from enecg.names import TO_COME, check_different, check_name
+from enecg.evaluation.thresholds import Aim
+from enecg.names import check_different, check_name
 from enecg.paths import given, on_disk
 from enecg.spaces import place_of_space
 from enecg.storage import Folder, is_remote
@@ -38,7 +39,9 @@ Strength = Annotated[float, Field(ge=0, le=1_000_000)]
 PathText = Annotated[str, AfterValidator(given)]
 Head = Literal["ridge", "ffn", "trees", "gaussian", "laplacian"]
 Heads = Annotated[list[Head], Field(min_length=1)]
-OTHER_PREDICTORS = ("uniform", "stacking", "gate", "ensemble", "dummy")
+OTHER_PREDICTORS = (
+    "uniform", "stacking", "absolute_stacking", "gate", "ensemble", "deployed", "dummy"
+)  # fmt: skip
 """What stands beside the experts in results."""
 
 
@@ -177,6 +180,19 @@ class EnsembleSettings(_Section):
     """Members that greedy selection draws in each bag; and how many the mean of the best takes."""
     bags: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Greedy selections, each among a random half of the trials (one: among all of them)."""
+    threshold: str = "f1"
+    """What decision thresholds are chosen for, on out-of-fold predictions of training groups: f1,
+    youden, specificity=0.9, sensitivity=0.9, cost=5 (a missed case against a false alarm), or
+    argmax for none. See `enecg.evaluation.thresholds`."""
+    seen_subjects: Literal["scrypt", "none"] = "scrypt"
+    """How a bundle keeps the ids of the subjects it learned from, so that evaluate.py can leave
+    them out: scrypt (a slow salted hash, about 2 ms of CPU a subject), or not at all."""
+
+    @field_validator("threshold")
+    @classmethod
+    def _an_aim(cls, value: str) -> str:
+        Aim.read(value)
+        return value
 
 
 class Config(_Section):
@@ -226,7 +242,7 @@ class Config(_Section):
         """Folders, columns and rows of tables are called by them."""
         try:
             for name in entries:
-                check_name("an expert", name, (*OTHER_PREDICTORS, *TO_COME))
+                check_name("an expert", name, OTHER_PREDICTORS)
             check_different("experts", entries)
         except UserError as error:
             raise ValueError(str(error)) from None

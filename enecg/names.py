@@ -20,8 +20,6 @@ ALLOWED = (
 )
 IDENTIFIERS = ("record_id", "subject_id")
 """Columns that stand beside those of tasks."""
-TO_COME = ("absolute_stacking", "deployed")
-"""Rows of results, beside those of `enecg.config.OTHER_PREDICTORS`, that no expert may take."""
 
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 _FOLD = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9_ .-]*[A-Za-z0-9_-])?")

@@ -17,6 +17,7 @@ import torch
 from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
 from enecg.errors import UserError, one_line
+from enecg.evaluation.thresholds import answer_names
 from enecg.files import replacing
 from enecg.interrupts import keeps, temporary_folder
 from enecg.output_file import holds_predictions, output_file
@@ -26,6 +27,7 @@ from enecg.printable import printable
 from enecg.progress import counting, say
 from enecg.records.convert import convert
 from enecg.records.store import DESCRIPTION, RecordStore, decode
+from enecg.seen import look_up
 from enecg.storage import Folder, Place
 from enecg.tasks import Task
 
@@ -63,7 +65,9 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
     Predictor(bundles, torch.device("cpu"))  # weights that are not there are told before a cluster
     connect()
     if folder.exists(DESCRIPTION):
-        count = _write(bundle, RecordStore.open(folder), output)
+        store = RecordStore.open(folder)
+        count = _write(bundle, store, output)
+        _say_seen(bundles, store)
     else:
         with temporary_folder("enecg-predict-") as temporary:
             place = temporary / "store"
@@ -73,7 +77,20 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
             if store.index.empty:
                 raise UserError(f"--input {source}: no readable 12-lead record")
             count = _write(bundle, store, output)
+            _say_seen(bundles, store)
     print(printable(f"{count:,} records predicted: {output}"))
+
+
+def _say_seen(bundles: list[Bundle], store: RecordStore) -> None:
+    """Say how many of the predicted records the bundles learned from."""
+    known_to = [(b.seen, str(b.provenance.get("source"))) for b in bundles if b.seen is not None]
+    source = str(store.description["source"])
+    by_signal_N, by_subject_N = look_up(known_to, store.index, source)
+    if count := int((by_signal_N | by_subject_N).sum()):
+        say(
+            f"the bundle learned from {count:,} of these {len(store.index):,} records or from "
+            "their subjects: their predictions look better than others will be"
+        )
 
 
 def _is_there(folder: Folder) -> bool:
@@ -159,15 +176,20 @@ def predictions(
 def rows_of(bundle: Bundle, answer: Answer) -> dict[str, np.ndarray]:
     """Name the columns of one task's predictions.
 
-    ``<task>`` (value, or what `Task.names` says), ``<task>__p__<class>`` for every class,
-    ``<task>__w__<expert>`` for every expert's weight.
+    ``<task>`` (the value, or the class or classes that are answered by threshold),
+    ``<task>__lo`` and ``<task>__hi`` (90 % prediction interval of a value),
+    ``<task>__p__<class>`` for every class, ``<task>__w__<expert>`` for every expert's weight.
     """
     task, (prediction_BC, weights_BE, _) = bundle.task, answer
+    ensemble = bundle.ensemble
     columns: dict[str, np.ndarray] = {}
     if task.kind == "regression":
         columns[task.name] = prediction_BC[:, 0]
+        if ensemble.half_width is not None:
+            columns[f"{task.name}__lo"] = prediction_BC[:, 0] - np.float32(ensemble.half_width)
+            columns[f"{task.name}__hi"] = prediction_BC[:, 0] + np.float32(ensemble.half_width)
     else:
-        columns[task.name] = task.names(prediction_BC)
+        columns[task.name] = answer_names(task, prediction_BC, ensemble.thresholds)
         for number, name in enumerate(task.classes):
             columns[f"{task.name}__p__{name}"] = prediction_BC[:, number]
     for number, name in enumerate(bundle.expert_names):

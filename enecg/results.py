@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import time
+from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,11 @@ from enecg.config import OTHER_PREDICTORS, Config
 from enecg.errors import JobFailed
 from enecg.evaluation.comparisons import compare
 from enecg.evaluation.intervals import fold_summary
+from enecg.evaluation.kept_predictions import FILE, OutOfFold, write_predictions
 from enecg.evaluation.paper import draw_ecg
 from enecg.evaluation.report import write_report
+from enecg.evaluation.reporting import reporting_items
+from enecg.evaluation.thresholds import answers
 from enecg.experiment import Experiment
 from enecg.experts.corpora import overlap
 from enecg.files import fingerprint, write_json
@@ -74,13 +79,27 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
     summaries: dict[str, Any] = {}
     out_of_sample: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     gate_weights: dict[str, dict[str, float]] = {}
+    kept: list[OutOfFold] = []
     for task in experiment.tasks:
-        predictions, weights_NE = predict_test_groups(task, arrays, chosen, gates)
+        said = predict_test_groups(task, arrays, chosen, gates)
+        predictions, weights_NE = said.by_predictor, said.weights_NE
         say(f"{task.name}: intervals")
         summaries[task.name] = judge(task, predictions, arrays, chosen)
         out_of_sample[task.name] = (experiment.targets[task.name], predictions["ensemble"])
         gate_weights[task.name] = dict(
             zip(arrays.experts, weights_NE.mean(0).tolist(), strict=True)
+        )
+        kept.append(
+            OutOfFold(
+                task,
+                0,
+                np.array(experiment.record_ids),
+                arrays.nested.group_N,
+                np.array(arrays.nested.outer_names)[arrays.nested.outer_N],
+                experiment.targets[task.name],
+                predictions,
+                weights_NE,
+            )
         )
     loaded = {
         name: experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
@@ -90,9 +109,10 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         name: expert.provenance() | {"licence": expert.spec.licence}
         for name, expert in loaded.items()
     }
+    write_predictions(run / FILE, kept, arrays.experts)
     write_bundles(experiment, arrays, chosen, gates, made_by, summaries)
     facts = _facts_of_stages(config)
-    results = {
+    results: dict[str, Any] = {
         "commit": commit(),
         "started": started.isoformat(timespec="seconds"),
         "hardware": hardware(),
@@ -115,6 +135,12 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         },
         "tasks": summaries,
     }
+    results["reporting"] = reporting_items(
+        results,
+        experiment.store.description,
+        len(set(arrays.nested.group_N)),
+        len(arrays.nested.outer_names),
+    )
     write_json(results_path(config), results)
     write_report(
         run / "report.html",
@@ -125,33 +151,55 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         trials=pd.read_parquet(gate_folder(config) / TABLE),
         drawings=_example(experiment),
     )
-    left = [results_path(config), run / "report.html"]
+    left = [results_path(config), run / "report.html", run / FILE]
     left += [path for path in sorted((run / "bundle").rglob("*.*")) if path.suffix != ".md"]
     finish(folder, print_, [os.path.relpath(path, folder) for path in left if path.is_file()])
     return results_path(config)
 
 
+@dataclass(frozen=True)
+class TestPredictions:
+    """What every predictor says of every record, learned without the record's outer fold.
+
+    Attributes
+    ----------
+    by_predictor : dict of str to float32 array, shape (N, C)
+        Each expert alone, ``uniform``, ``stacking``, ``absolute_stacking`` (values only), ``gate``,
+        ``ensemble``, ``deployed``, ``dummy``. ``deployed`` has the ensemble's probabilities; it
+        answers by threshold.
+    weights_NE : float32 array, shape (N, E)
+        The ensemble's weights.
+    answers_N : array or None
+        What ``deployed`` answers: see `thresholds.answers`. None for values.
+    half_width_N : float array, shape (N,)
+        Half the width of each prediction interval; NaN where there is none.
+    """
+
+    __test__ = False  # no class of tests, for pytest
+
+    by_predictor: Predictions
+    weights_NE: np.ndarray
+    answers_N: np.ndarray | None
+    half_width_N: np.ndarray
+
+
 def predict_test_groups(
     task: Task, arrays: Arrays, chosen: dict[Key, Chosen], gates: TrainedGates
-) -> tuple[Predictions, np.ndarray]:
+) -> TestPredictions:
     """Predict every record once, by what was learned without its outer fold.
 
     A predictor that has no output for a record (none of its experts has one) counts as if it said
     what ``dummy`` says.
-
-    Returns
-    -------
-    dict of str to array, shape (N, C)
-        By predictor: each expert alone, ``uniform``, ``stacking``, ``gate``, ``ensemble``,
-        ``dummy``.
-    array, shape (N, E)
-        The ensemble's weights.
     """
     n, each = len(arrays.view_NLT), arrays.experts
-    names = [*each, *OTHER_PREDICTORS]
-    predictions = {name: np.zeros((n, task.width), dtype=np.float32) for name in names}
+    predictions: Predictions = {}
     weights_NE = np.zeros((n, len(each)), dtype=np.float32)
-    missing = dict.fromkeys(names, 0)
+    half_width_N = np.full(n, np.nan)
+    answers_N: np.ndarray | None = None
+    if task.kind != "regression":
+        several = task.kind == "multilabel"
+        answers_N = np.zeros((n, task.width) if several else n, dtype=bool if several else np.int64)
+    missing: Counter[str] = Counter()
     for number, scope in enumerate(arrays.nested.scopes):
         if scope == ALL:
             continue
@@ -159,14 +207,8 @@ def predict_test_groups(
         filler_BC = dummy(task, arrays.targets[task.name][training], int(test.sum()))
         choice = chosen[task.name, scope]
         features = arrays.features.get(Fit(scope, None).key)
-        mixtures = {
-            **{name: GateEnsemble([(1, constant_gate({name: 1.0}))]) for name in each},
-            "uniform": GateEnsemble([(1, constant_gate(dict.fromkeys(each, 1.0)))]),
-            "stacking": GateEnsemble([(1, constant_gate(choice.stacking))]),
-            "gate": GateEnsemble([(1, gates[task.name, scope, choice.best])]),
-            "ensemble": choice.ensemble((task.name, scope), gates),
-        }
-        for name, mixture in mixtures.items():
+        said: Predictions = {"dummy": filler_BC}
+        for name, mixture in _mixtures((task.name, scope), choice, each, gates).items():
             predicted_BC, weights_BE = mixture.predict(
                 arrays.view_NLT[test],
                 arrays.outputs[task.name][number, test],
@@ -176,13 +218,40 @@ def predict_test_groups(
             )
             lacking = np.isnan(predicted_BC)
             missing[name] += int(lacking.any(1).sum())
-            predictions[name][test] = np.where(lacking, filler_BC, predicted_BC)
+            said[name] = np.where(lacking, filler_BC, predicted_BC)
         weights_NE[test] = weights_BE  # the ensemble's: it is the last
-        predictions["dummy"][test] = filler_BC
+        said["deployed"] = said["ensemble"]
+        if answers_N is not None:
+            answers_N[test] = answers(task, said["deployed"], choice.thresholds)
+        if choice.half_width is not None:
+            half_width_N[test] = choice.half_width
+        for name, predicted_BC in said.items():
+            empty = np.zeros((n, task.width), dtype=np.float32)
+            predictions.setdefault(name, empty)[test] = predicted_BC
     for name, count in missing.items():
         if count:
             say(f"{task.name}: {name} has no output for {count:,} records; counted as the dummy's")
-    return predictions, weights_NE
+    order = [*each, *(name for name in OTHER_PREDICTORS if name in predictions)]
+    by_predictor = {name: predictions[name] for name in order}
+    return TestPredictions(by_predictor, weights_NE, answers_N, half_width_N)
+
+
+def _mixtures(
+    key: Key, choice: Chosen, each: list[str], gates: TrainedGates
+) -> dict[str, GateEnsemble]:
+    """Return a scope's predictors by name; the ensemble is the last."""
+    plain = {
+        **{name: {name: 1.0} for name in each},
+        "uniform": dict.fromkeys(each, 1.0),
+        "stacking": choice.stacking,
+    }
+    if choice.absolute_stacking:
+        plain["absolute_stacking"] = choice.absolute_stacking
+    return {
+        **{name: GateEnsemble([(1, constant_gate(given))]) for name, given in plain.items()},
+        "gate": GateEnsemble([(1, gates[*key, choice.best])]),
+        "ensemble": choice.ensemble(key, gates),
+    }
 
 
 def judge(

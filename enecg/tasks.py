@@ -157,21 +157,6 @@ class Task:
             rest = "left out of the lists"
         return [f"task {self.name}: {said}" for said in unread.sentences(rest)]
 
-    def names(self, prediction_BC: npt.NDArray[np.floating]) -> npt.NDArray[np.object_]:
-        """Return what probabilities say, in words.
-
-        The most probable class; of several labels, those of at least 0.5, joined by ``;`` (empty
-        where none is). None where there is no prediction.
-        """
-        classes = np.array(self.classes, dtype=object)
-        if self.kind == "classification":
-            names = classes[np.nan_to_num(prediction_BC).argmax(1)]
-        else:
-            joined = [SEPARATOR.join(classes[row]) for row in prediction_BC >= 0.5]
-            names = np.array(joined, dtype=object)
-        names[np.isnan(prediction_BC).any(1)] = None
-        return names
-
     def loss(
         self, truth_B: npt.NDArray[np.floating], prediction_BC: npt.NDArray[np.floating]
     ) -> float:

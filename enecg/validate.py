@@ -29,11 +29,12 @@ from enecg.printable import printable
 from enecg.progress import cell, say, screen
 from enecg.provenance import commit
 from enecg.records.store import RecordStore
+from enecg.seen import look_up
 from enecg.storage import Place
 from enecg.tasks import Task, known
 
 
-def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
+def evaluate_file(bundle: Path, records: Place, output: Path, include_seen: bool = False) -> None:
     """Predict a store's records, compare with its labels, and write the metrics as JSON.
 
     Parameters
@@ -44,15 +45,19 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
         A record store with the tasks' label columns.
     output : Path
         JSON: ``bundle``, ``records``, ``commit``, ``same_records`` (true: these are the very
-        records that the bundle was trained on), ``experts`` and, per task, ``n``,
+        records that the bundle was trained on), ``seen`` (how many records and subjects the bundle
+        learned from, and how many records are ``judged``), ``experts`` and, per task, ``n``,
         ``predictors`` and ``comparisons``, as in results.json; the one fold is the store. An
         earlier file of this kind is replaced, no other.
+    include_seen : bool
+        Judge also records that the bundle learned from, or whose subject it learned from.
 
     Raises
     ------
     UserError
-        No bundle or store there, or a store that lacks a task's labels; an ``output`` that does
-        not end in ``.json``, or is somebody's file.
+        No bundle or store there, a store that lacks a task's labels, or one that holds nothing but
+        what the bundle learned from; an ``output`` that does not end in ``.json``, or is
+        somebody's file.
     """
     output = output_file(output, (".json",), holds_evaluation, "evaluation")
     keeps(f"{output} has not been written")
@@ -61,12 +66,18 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
     targets = {one.task.name: labels_of(one.task, store) for one in bundles}
     Predictor(bundles, torch.device("cpu"))  # weights that are not there are told before a cluster
     same = any(one.provenance.get("records") == store.fingerprint for one in bundles)
-    if same:
-        say("these are the records that the bundle was trained on: the figures will flatter it")
+    judged_N, seen = judged_records(bundles, store, include_seen)
+    for one in bundles:
+        if not known(targets[one.task.name][judged_N]).any():
+            raise UserError(
+                f"task {one.task.name}: no labelled record of {store.uri} is left: the bundle "
+                "learned from all of them; --include-seen judges them nevertheless"
+            )
     connect()
-    table = predict_store(bundle, store, every_expert=True)
+    table = predict_store(bundle, store, every_expert=True)[judged_N].reset_index(drop=True)
     tasks = {
-        one.task.name: evaluate(one, table, targets[one.task.name], store.index) for one in bundles
+        one.task.name: evaluate(one, table, targets[one.task.name][judged_N], store.index[judged_N])
+        for one in bundles
     }
     facts = {n: f for one in bundles for n, f in one.provenance.get("experts", {}).items()}
     source = str(store.description["source"])
@@ -75,6 +86,7 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
         "records": {"path": str(records), "fingerprint": store.fingerprint},
         "commit": commit(),
         "same_records": same,
+        "seen": seen,
         "experts": {
             name: made_by
             | {"seen_in_pretraining": list(overlap(made_by["pretraining_corpora"], source))}
@@ -89,6 +101,56 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
         said = " ".join(comparison_sentences(one.task, tasks[one.task.name]["comparisons"]))
         console.print(cell(f"{one.task.name}: {said}"))
     print(printable(f"results: {output}"))
+
+
+def judged_records(
+    bundles: list[Bundle], store: RecordStore, include_seen: bool
+) -> tuple[np.ndarray, dict[str, int] | None]:
+    """Decide which records may be judged: those that no bundle learned from.
+
+    Returns
+    -------
+    bool array, shape (N,)
+    dict or None
+        ``records`` (whose signal a bundle learned from), ``subjects`` (learned from, of this
+        store) and ``judged``; None where the bundles, of an earlier version, do not say.
+
+    Raises
+    ------
+    UserError
+        No record is left.
+    """
+    known_to = [(b.seen, str(b.provenance.get("source"))) for b in bundles if b.seen is not None]
+    if not known_to:
+        say(
+            "this bundle, of an earlier version, does not say which records it learned from; "
+            "those among these records make the figures optimistic"
+        )
+        return np.ones(len(store.index), dtype=bool), None
+    by_signal_N, by_subject_N = look_up(known_to, store.index, str(store.description["source"]))
+    learned_N = by_signal_N | by_subject_N
+    judged_N = ~learned_N | include_seen
+    seen = {
+        "records": int(by_signal_N.sum()),
+        "subjects": int(store.index["subject_id"][learned_N].nunique()),
+        "judged": int(judged_N.sum()),
+    }
+    if not judged_N.any():
+        raise UserError(
+            f"{store.uri}: the bundle learned from all {len(judged_N):,} records or their "
+            "subjects; --include-seen judges them nevertheless"
+        )
+    if learned_N.any():
+        verdict = (
+            "they are judged as well (--include-seen), which makes the figures optimistic"
+            if include_seen
+            else f"they are left out, {seen['judged']:,} records are judged (see --include-seen)"
+        )
+        say(
+            f"the bundle learned from {int(learned_N.sum()):,} of these {len(judged_N):,} records "
+            f"or from their subjects ({seen['subjects']:,}): {verdict}"
+        )
+    return judged_N, seen
 
 
 def labels_of(task: Task, store: RecordStore) -> np.ndarray:

@@ -31,6 +31,14 @@ def main(
     output: Annotated[
         Path, typer.Option(metavar="FILE.json", help="Metrics with 95 % intervals, by task.")
     ],
+    include_seen: Annotated[
+        bool,
+        typer.Option(
+            "--include-seen",
+            help="Judge also records that the bundle learned from, or whose subject it learned "
+            "from; without this they are counted and left out.",
+        ),
+    ] = False,
     address: AddressOption = None,
 ) -> None:
     """Judge a bundle on a record store that has labels (external validation).
@@ -43,7 +51,7 @@ def main(
     def job() -> None:
         from enecg.validate import evaluate_file  # heavy: not for --help
 
-        evaluate_file(bundle, records, output)
+        evaluate_file(bundle, records, output, include_seen)
 
     sys.exit(exit_code_of(job))
 

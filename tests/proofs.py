@@ -72,7 +72,7 @@ def stage_2(arrays: Arrays, folder: Path, leaky: str = "") -> Stage2:
         for trial in {chosen[task.name, scope].best, *chosen[task.name, scope].members}
     }
     predictions = {
-        task.name: predict_test_groups(task, given("dummy"), chosen, gates)[0]
+        task.name: predict_test_groups(task, given("dummy"), chosen, gates).by_predictor
         for task in arrays.tasks
     }
     return Stage2(cross_validated, chosen, gates, predictions)

@@ -138,7 +138,8 @@ def test_a_missing_output_shifts_weight_and_counts_as_the_dummys_where_nobody_ha
     outputs[:, 8, :2] = np.nan
     given = replace(given, outputs={"age": outputs})
     gates = {("age", scope, 0): constant_gate({"e0": 1.0}) for scope in given.nested.scopes}
-    predictions, weights = predict_test_groups(AGE, given, chosen_of(given), gates)
+    said = predict_test_groups(AGE, given, chosen_of(given), gates)
+    predictions, weights = said.by_predictor, said.weights_NE
     assert predictions["ensemble"][7, 0] == pytest.approx(outputs[0, 7, 1, 0])
     assert weights[7].tolist() == [0, 1, 0] and weights[6].tolist() == [0.5, 0.5, 0]
     assert predictions["ensemble"][8, 0] == predictions["dummy"][8, 0]
@@ -166,7 +167,7 @@ def test_results_compare_the_ensemble_with_what_is_plainer() -> None:
     given = arrays((5, 5, 30))
     gates = {("age", scope, 0): constant_gate({"e0": 1.0}) for scope in given.nested.scopes}
     chosen = chosen_of(given)
-    predictions, _ = predict_test_groups(AGE, given, chosen, gates)
+    predictions = predict_test_groups(AGE, given, chosen, gates).by_predictor
     found = judge(AGE, predictions, given, chosen)
     comparisons = found["comparisons"]
     assert set(comparisons) == {"best_expert", "uniform", "stacking"}

@@ -199,8 +199,8 @@ def test_the_report_says_where_a_plain_baseline_was_as_good() -> None:
     assert "the gates' loss is 0.0010 lower than the best plain way's" in text
     assert "`stacking`" in text and "greedy 1, stacking 1" in text and "temperature" in text
     assert "absolute" not in text
-    absolute = decision_sentence({"0": decision | {"way": "absolute stacking"}, "all": gated})
-    assert "absolute stacking 1 (absolute stacking: one weight per expert, by the" in absolute
+    absolute = decision_sentence({"0": decision | {"way": "absolute_stacking"}, "all": gated})
+    assert "absolute_stacking 1 (absolute_stacking: one weight per expert, by the" in absolute
     worse = decision_sentence({"all": decision | {"gain_of_gates": -0.2}})
     assert "loss is 0.200 higher" in worse
     assert decision_sentence({"0": gated, "all": gated}).startswith("The bundle's ensemble is of")

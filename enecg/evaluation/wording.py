@@ -13,7 +13,9 @@ from enecg.evaluation.metrics import (
 )
 from enecg.tasks import Task
 
-NOT_EXPERTS = ("dummy", "uniform", "stacking", "gate", "ensemble")
+NOT_EXPERTS = (
+    "dummy", "uniform", "stacking", "absolute_stacking", "gate", "ensemble", "deployed"
+)  # fmt: skip
 METRIC_NAMES = {
     "mae": "MAE",
     "mse": "MSE",
@@ -176,8 +178,8 @@ def decision_sentence(decisions: Mapping[str, Mapping[str, Any]]) -> str:
         )
     others = [found["way"] for scope, found in decisions.items() if scope != "all"]
     counts = ", ".join(f"{way} {others.count(way)}" for way in dict.fromkeys(others))
-    if any(found["way"] == "absolute stacking" for found in decisions.values()):
-        counts += " (absolute stacking: one weight per expert, by the least absolute error)"
+    if any(found["way"] == "absolute_stacking" for found in decisions.values()):
+        counts += " (absolute_stacking: one weight per expert, by the least absolute error)"
     return (
         f"{text} In the outer folds, each deciding for itself: {counts}. "
         f"Calibration: {bundled['calibration']}."

@@ -22,6 +22,8 @@ import torch
 
 from enecg.cluster import peak_memory_mb
 from enecg.config import EnsembleSettings
+from enecg.evaluation.thresholds import Aim, choose_thresholds
+from enecg.evaluation.value_ranges import fit_half_width
 from enecg.gate.calibration import UNCHANGED, Calibration, fit_calibration
 from enecg.gate.combine import (
     absolute_weights,
@@ -44,7 +46,7 @@ Key = tuple[str, str]
 TrainedGates = dict[tuple[str, str, int], Gates]
 """(task, scope, trial) → a single gate."""
 GATED = ("greedy", "best trials")
-PLAIN = ("best expert", "uniform", "stacking", "absolute stacking")
+PLAIN = ("best expert", "uniform", "stacking", "absolute_stacking")
 """The last for values alone."""
 
 
@@ -64,8 +66,12 @@ class Chosen:
         For the ensemble's predictions.
     best : int
         The trial with the least out-of-fold loss.
-    stacking : dict of str to float
-        The weights of the way ``stacking``.
+    stacking, absolute_stacking : dict of str to float
+        The weights of the ways of these names; the second is empty for classes.
+    thresholds : tuple of float
+        By class, for the calibrated probabilities; empty for values and where none are wanted.
+    half_width : float or None
+        Half the width of the prediction interval around calibrated values; None for classes.
     losses : dict of str to float
         By way: the loss on inner folds that it was fitted without.
     gain, error : float
@@ -78,6 +84,9 @@ class Chosen:
     calibration: Calibration
     best: int
     stacking: dict[str, float]
+    absolute_stacking: dict[str, float] = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
+    half_width: float | None = None
     losses: dict[str, float] = field(default_factory=dict)
     gain: float = 0.0
     error: float = 0.0
@@ -85,7 +94,12 @@ class Chosen:
     def ensemble(self, key: Key, gates: TrainedGates) -> GateEnsemble:
         """Return the chosen ensemble, of trained gates."""
         members = [(count, gates[(*key, trial)]) for trial, count in sorted(self.members.items())]
-        return GateEnsemble(members or [(1, constant_gate(self.weights))], self.calibration)
+        return GateEnsemble(
+            members or [(1, constant_gate(self.weights))],
+            self.calibration,
+            self.thresholds,
+            self.half_width,
+        )
 
 
 @dataclass(frozen=True)
@@ -97,10 +111,16 @@ class GateEnsemble:
     members : list of (int, Gates)
         How often, and a single gate (U = 1).
     calibration : Calibration
+    thresholds : tuple of float
+        By class, of calibrated probabilities: see `enecg.evaluation.thresholds`.
+    half_width : float or None
+        Of the prediction interval: see `enecg.evaluation.value_ranges`.
     """
 
     members: list[tuple[int, Gates]]
     calibration: Calibration = UNCHANGED
+    thresholds: tuple[float, ...] = ()
+    half_width: float | None = None
 
     def predict(
         self,
@@ -216,7 +236,7 @@ def choose_way(
     def weights(way: str, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         if way == "stacking":
             return stacking_weights(task, outputs_BEC[rows], target_B[rows])
-        if way == "absolute stacking":
+        if way == "absolute_stacking":
             return absolute_weights(outputs_BEC[rows], target_B[rows])
         if way == "uniform":
             return np.full(len(names), 1 / len(names))
@@ -228,7 +248,7 @@ def choose_way(
             return mean_of(predictions, members(way, learned))
         return filled(mix(outputs_BEC, weights(way, learned)))
 
-    ways = [way for way in PLAIN if way != "absolute stacking" or task.kind == "regression"]
+    ways = [way for way in PLAIN if way != "absolute_stacking" or task.kind == "regression"]
     honest: dict[str, npt.NDArray[Any]] = {}
     for way in (*ways, *GATED):
         honest[way] = np.zeros((len(target_B), task.width), dtype=np.float32)
@@ -242,13 +262,18 @@ def choose_way(
     )
     way = gated if gain > error else plain
     everything = np.ones(len(target_B), dtype=bool)
+    calibration = fit_calibration(task, honest[way], target_B, part_B)
+    calibrated_BC = calibration.apply(honest[way], task)
     return Chosen(
         way,
         members(way, everything) if way in GATED else Counter(),
         named(names, weights(way, everything)) if way in PLAIN else {},
-        fit_calibration(task, honest[way], target_B, part_B),
+        calibration,
         int(np.argmin([task.loss(target_B, one) for one in predictions])),
         named(names, weights("stacking", everything)),
+        named(names, weights("absolute_stacking", everything)) if task.kind == "regression" else {},
+        choose_thresholds(task, calibrated_BC, target_B, Aim.read(settings.threshold)),
+        fit_half_width(task, calibrated_BC, target_B),
         losses,
         gain,
         error,

@@ -1,0 +1,111 @@
+"""Two runs compared: paired, and refused where a difference would not be the runs' alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enecg.compare_runs import compare_runs
+from enecg.errors import UserError
+from enecg.evaluation.kept_predictions import FILE, OutOfFold, write_predictions
+from enecg.tasks import Task
+from runs import REPOSITORY
+
+AGE = Task("age", "regression", unit="years")
+SEX = Task("sex", "classification", classes=("male", "female"))
+N = 600
+
+
+def age(error: float, seed: int) -> OutOfFold:
+    truth = np.random.default_rng(0).normal(60, 15, N)
+    noise = np.random.default_rng(seed).normal(0, error, N)
+    names = np.arange(N).astype(str)
+    predictions = {"deployed": (truth + noise)[:, None], "dummy": np.full((N, 1), 60.0)}
+    return OutOfFold(AGE, 0, names, names, (np.arange(N) % 3).astype(str), truth, predictions)
+
+
+def run_folder(folder: Path, *tasks: OutOfFold) -> Path:
+    folder.mkdir()
+    write_predictions(folder / FILE, list(tasks), [])
+    return folder
+
+
+def test_a_better_run_is_called_better_and_a_worse_one_worse(tmp_path: Path) -> None:
+    good, poor = run_folder(tmp_path / "a", age(3, 1)), run_folder(tmp_path / "b", age(9, 2))
+    found = compare_runs(good, poor)["tasks"]["age"]
+    mae = found["metrics"]["mae"]
+    assert (found["n"], found["predictor"], mae["verdict"]) == (N, "deployed", "better")
+    assert mae["mean"] == pytest.approx(mae["first"] - mae["second"])
+    assert mae["ci95"][0] < mae["mean"] < mae["ci95"][1] < 0
+    assert found["metrics"]["r2"]["verdict"] == "better"
+    assert compare_runs(poor, good)["tasks"]["age"]["metrics"]["mae"]["verdict"] == "worse"
+
+
+def test_equal_learners_show_no_difference_and_the_same_run_is_the_same(tmp_path: Path) -> None:
+    a, b = run_folder(tmp_path / "a", age(5, 3)), run_folder(tmp_path / "b", age(5, 4))
+    assert compare_runs(a, b)["tasks"]["age"]["metrics"]["mae"]["verdict"] == "no difference shown"
+    assert compare_runs(a, a)["tasks"]["age"]["metrics"]["mae"]["verdict"] == "the same"
+
+
+def test_another_predictor_on_request(tmp_path: Path) -> None:
+    a, b = run_folder(tmp_path / "a", age(5, 3)), run_folder(tmp_path / "b", age(9, 4))
+    found = compare_runs(a, b, "dummy")["tasks"]["age"]
+    assert found["metrics"]["mae"]["verdict"] == "the same"
+    with pytest.raises(UserError, match="no predictor 'rocket' in both runs; in both: deployed"):
+        compare_runs(a, b, "rocket")
+
+
+def _other_folds(one: OutOfFold) -> OutOfFold:
+    return replace(one, fold_N=one.fold_N[::-1])
+
+
+def _other_records(one: OutOfFold) -> OutOfFold:
+    return replace(one, record_N=np.char.add("x", one.record_N))
+
+
+def _other_labels(one: OutOfFold) -> OutOfFold:
+    return replace(one, target_N=one.target_N + 1)
+
+
+def _other_task(one: OutOfFold) -> OutOfFold:
+    return replace(one, task=Task("sex", "regression"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_other_folds, "other folds: 400 of 600 records"),
+        (_other_records, "other records: 1,200"),
+        (_other_labels, "other labels"),
+        (_other_task, "no task in common"),
+    ],
+)
+def test_runs_that_cannot_be_paired_are_refused(
+    change: Callable[[OutOfFold], OutOfFold], said: str, tmp_path: Path
+) -> None:
+    a = run_folder(tmp_path / "a", age(5, 3))
+    b = run_folder(tmp_path / "b", change(age(5, 4)))
+    with pytest.raises(UserError, match=said):
+        compare_runs(a, b)
+
+
+def test_the_job_prints_a_table_and_writes_json(tmp_path: Path) -> None:
+    run_folder(tmp_path / "a", age(3, 1))
+    run_folder(tmp_path / "b", age(9, 2))
+    job = [sys.executable, REPOSITORY / "ray_jobs" / "compare.py"]
+    given = ["--runs", tmp_path / "a", tmp_path / "b", "--json", tmp_path / "found.json"]
+    done = subprocess.run([*job, *given], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "better" in done.stdout and "MAE" in done.stdout
+    assert json.loads((tmp_path / "found.json").read_text())["tasks"]["age"]["n"] == N
+    lacking = [*job, "--runs", tmp_path / "a", tmp_path / "none"]
+    done = subprocess.run(lacking, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert str(tmp_path / "none") in done.stderr

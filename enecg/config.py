@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from enecg.errors import UserError, did_you_mean
+from enecg.experts import RANDOM
 from enecg.storage import Folder, is_remote
 from enecg.tasks import Task, task_from
 
@@ -41,7 +42,8 @@ class ExpertSettings(_Section):
     """Which expert it is; default: the one of the entry's own name. So one expert can stand there
     several times, under different names and with different settings."""
     weights: str | None = None
-    """The authors' weights: a file or folder."""
+    """The authors' weights: a file or folder. Unset: those that come with a package, where there
+    are such. random: random ones in any case."""
     adaptation: Literal["head", "head_lora", "lora", "full"] = "head"
     """What is trained: the head on a frozen backbone, …, or everything (from scratch without
     weights)."""
@@ -226,7 +228,9 @@ class Config(_Section):
 
         experts = {}
         for name, settings in self.experts.items():
-            files = {"weights": absolute(settings.weights)}
+            files = {}
+            if settings.weights != RANDOM:
+                files["weights"] = absolute(settings.weights)
             if isinstance(sizes := settings.options.get("config"), str):  # a file
                 files["config"] = absolute(sizes)
             experts[name] = settings.model_copy(update=files)

@@ -18,6 +18,7 @@ from pydantic import (
 
 from enecg.errors import UserError, brief, did_you_mean
 from enecg.evaluation.thresholds import Aim
+from enecg.experts import RANDOM
 from enecg.names import check_different, check_name
 from enecg.paths import given, on_disk
 from enecg.spaces import place_of_space
@@ -66,7 +67,8 @@ class ExpertSettings(_Section):
     """Which expert it is; default: the one of the entry's own name. So one expert can stand there
     several times, under different names and with different settings."""
     weights: PathText | None = None
-    """The authors' weights: a file or folder."""
+    """The authors' weights: a file or folder. Unset: those that come with a package, where there
+    are such. random: random ones in any case."""
     adaptation: Literal["head", "head_lora", "lora", "full"] = "head"
     """What is trained: the head on a frozen backbone, …, or everything (from scratch without
     weights)."""
@@ -266,7 +268,9 @@ class Config(_Section):
 
         experts = {}
         for name, settings in self.experts.items():
-            files = {"weights": absolute(settings.weights)}
+            files = {}
+            if settings.weights != RANDOM:
+                files["weights"] = absolute(settings.weights)
             if isinstance(sizes := settings.options.get("config"), str):  # a file
                 files["config"] = absolute(given(sizes))
             experts[name] = settings.model_copy(update=files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -82,6 +83,10 @@ def describe(folder: Path | None) -> Iterator[Description]:
         except ImportError as missing:
             yield Description(name, None, one_line(missing))
             continue
+        with suppress(ImportError):  # whoever has the package has the weights
+            if packaged := experts.expert_class(name).packaged():
+                digests = experts.expert_class(name).published
+                description.found.append(_checked(name, packaged, digests.get(packaged.name)))
         for published, digest in experts.expert_class(name).published.items():
             for path in _places(folder, published) if folder else ():
                 description.found.append(_checked(name, path, digest))
@@ -92,9 +97,9 @@ def _at_published_size(name: str) -> Expert:
     """Build an expert without its parameters, or with random ones where it must compute on them."""
     try:
         with torch.device("meta"):
-            return experts.load(name)
+            return experts.load(name, experts.RANDOM)
     except NotImplementedError:
-        return experts.load(name)
+        return experts.load(name, experts.RANDOM)
 
 
 def _places(folder: Path, published: str) -> list[Path]:

@@ -91,10 +91,10 @@ def check_experts(config: Config) -> None:
                 f"config: experts.{name}: heads are chosen on a frozen backbone; "
                 f"{settings.adaptation} trains the paper's head with it: leave heads out"
             )
-        spec = experts.load(
-            settings.backbone(name), weights=settings.weights, **settings.options
-        ).spec
-        experts.check_adaptation(spec, settings.adaptation, settings.weights is not None)
+        expert = experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
+        spec = expert.spec
+        has_weights = settings.weights is not None or bool(expert.weight_files)
+        experts.check_adaptation(spec, settings.adaptation, has_weights)
         clash = [task.name for task in config.task_list if task.from_r_peaks]
         if spec.uses_r_peaks and clash:
             raise UserError(

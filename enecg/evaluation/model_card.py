@@ -14,6 +14,7 @@ from enecg.evaluation.wording import (
     metrics_of,
     with_interval,
 )
+from enecg.experts import RANDOM
 from enecg.experts.corpora import overlap
 from enecg.printable import printable
 
@@ -67,8 +68,10 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
             f"- {_code(name)} ({settings.adaptation}; {adapted.head_kind} head; {adapted.made_as}; "
             f"licence: {_plain(made_by['licence'])}; pretrained on: {corpora})"
         )
-        if settings.builds_on_weights and settings.weights is not None:
+        if settings.builds_on_weights and settings.weights not in (None, RANDOM):
             line += f". Its weights are not in the bundle but read from {_code(settings.weights)}"
+        elif settings.builds_on_weights and made_by.get("weight_files"):
+            line += ". Its weights are not in the bundle but in an installed package"
         used.append(line)
     table = [
         f"| {METRIC_NAMES[metric]} | {with_interval(scores.get(metric))} |"

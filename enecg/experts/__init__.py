@@ -21,6 +21,7 @@ from enecg.experts.contract import ADAPTATIONS, MOST_NUMBERS, Expert, ExpertSpec
 
 __all__ = [
     "ADAPTATIONS",
+    "RANDOM",
     "Expert",
     "ExpertSpec",
     "check_adaptation",
@@ -29,6 +30,10 @@ __all__ = [
     "names",
     "options",
 ]
+
+
+RANDOM = "random"
+"""Given for weights: random parameters, also where weights come with a package."""
 
 
 @cache
@@ -71,8 +76,9 @@ def load(name: str, weights: str | Path | None = None, **settings: Any) -> Exper
     name : str
         One of `names`.
     weights : str or Path, optional
-        File or folder of pretrained weights, as their authors publish it. Without it, parameters
-        are random from the ``seed`` option, at published size.
+        File or folder of pretrained weights, as their authors publish it. Without it, the weights
+        that come with an installed package, where the expert has such; else parameters are random
+        from the ``seed`` option, at published size, as they always are with ``random``.
     **settings
         The expert's options, see `options`.
 
@@ -101,10 +107,11 @@ def load(name: str, weights: str | Path | None = None, **settings: Any) -> Exper
         _check_type(f"expert {name}: {key}", value, allowed[key])
     if settings:
         _rehearse(name, settings)
-    if weights is None:
+    path = wanted.packaged() if weights is None else weights
+    if path is None or path == RANDOM:
         return wanted(**settings).eval()
-    expert = wanted.pretrained(Path(weights), **settings)
-    expert.weight_files = weight_files.hashes(weights)
+    expert = wanted.pretrained(Path(path), **settings)
+    expert.weight_files = weight_files.hashes(path)
     return expert.eval()
 
 

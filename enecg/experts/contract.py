@@ -127,6 +127,17 @@ class Expert(nn.Module):
         self.weight_files = {}
 
     @classmethod
+    def packaged(cls) -> Path | None:
+        """Return the weights that come with an installed package; None where there are none.
+
+        Raises
+        ------
+        ImportError
+            There are such weights, but their package is not installed.
+        """
+        return None
+
+    @classmethod
     def pretrained(cls, path: Path, **options: Any) -> Self:
         """Build an expert from its authors' weights; overridden where their file gives sizes.
 

@@ -20,6 +20,9 @@ CORPORA: dict[str, str] = {
     "challenge": "PhysioNet/CinC Challenges 2020 and 2021",
     "mimic-iv-ecg": "MIMIC-IV-ECG",
     "code-15": "CODE-15%",
+    "ludb": "Lobachevsky University Database",
+    "qtdb": "QT Database",
+    "isp": "ISP Delineation Dataset",
     "heedb": "Harvard-Emory ECG Database",
     # The small ECG sets in UCR, UEA and TSB-UAD are, as far as known, other recordings than above.
     "time-series-pile": "Time-series Pile (MOMENT): forecasting, UCR/UEA and anomaly archives",

@@ -17,7 +17,7 @@ MOST_PARTS = 32
 
 
 class Joined(Expert):
-    """Several frozen experts that need no weights, as one.
+    """Several frozen experts, as one: those that need no weights, or have theirs.
 
     A head that sees all of their features can read what one measures in the light of what another
     sees, which no weighted mean of heads can.
@@ -25,13 +25,13 @@ class Joined(Expert):
     Parameters
     ----------
     of : list
-        The experts: names, or mappings of one name to its options, such as
-        ``[beats, {rocket: {signal: raw, kernels: 900}}]``.
+        The experts: names, or mappings of one name to its options, and perhaps ``weights``, such
+        as ``[beats, {rocket: {signal: raw, kernels: 900}}, openecg]``.
 
     Raises
     ------
     UserError
-        Fewer than two experts, an unknown one, or one that needs weights.
+        Fewer than two experts, an unknown one, or one without the weights that it needs.
     """
 
     name = "joined"
@@ -53,15 +53,25 @@ class Joined(Expert):
             units="mV",
             normalisation="by each expert itself: " + ", ".join(each.name for each in specs),
             width=sum(each.width for each in specs),
-            parameters=0,
+            parameters=sum(each.parameters for each in specs),
             licence="; ".join(dict.fromkeys(each.licence for each in specs)),
-            pretraining_corpora=(),
+            pretraining_corpora=tuple(
+                dict.fromkeys(
+                    corpus
+                    for part in parts
+                    if part.weight_files
+                    for corpus in part.spec.pretraining_corpora
+                )
+            ),
             adaptations=("head", "head_lora"),
             needs_weights=False,
             uses_r_peaks=any(each.uses_r_peaks for each in specs),
         )
         super().__init__(spec, {"of": [{part.name: part.options} for part in parts]})
         self.parts = nn.ModuleList(parts)
+        self.weight_files = {
+            name: digest for part in parts for name, digest in part.weight_files.items()
+        }
 
     def joins(self) -> list[Expert]:
         """Return the experts, in order."""
@@ -106,7 +116,13 @@ def _part(entry: Any) -> Expert:
         )
     if not isinstance(name, str):
         raise UserError(f"expert joined: of: {brief(name)} is no expert's name")
-    part = experts.load(name, **{str(key): value for key, value in (options or {}).items()})
-    if part.spec.needs_weights:
-        raise UserError(f"expert joined: of: {name} needs weights; join experts that need none")
+    given = {str(key): value for key, value in (options or {}).items()}
+    weights = given.pop("weights", None)
+    if not (weights is None or isinstance(weights, str)):
+        raise UserError(
+            f"expert joined: of: {brief(name)}: weights is {brief(weights)}; it must be a path"
+        )
+    part = experts.load(name, weights, **given)
+    if part.spec.needs_weights and not part.weight_files and weights != experts.RANDOM:
+        raise UserError(f"expert joined: of: {name} needs weights: {{{name}: {{weights: FILE}}}}")
     return part

@@ -109,7 +109,9 @@ def _token_asked_for(channel: Any, address: str) -> str:
     """Return the token that the cluster asks for, empty where it asks for none."""
     loader = AuthenticationTokenLoader.instance()
     if _metadata(channel, address, "") is not None:
-        if has_token() and not loader.has_token():  # Ray's own client would not go on
+        if has_token() and not loader.has_token(
+            ignore_auth_mode=True
+        ):  # Ray's own client would not go on
             raise UserError(
                 f"the Ray cluster at {address} asks for no token, but RAY_AUTH_MODE=token is set "
                 "here and there is none to send: leave RAY_AUTH_MODE out"

@@ -13,6 +13,8 @@ from enecg.evaluation.metrics import LOWER_IS_BETTER, Numbers, main_metric
 from enecg.evaluation.wording import Predictors, best
 from enecg.tasks import Task
 
+TOO_FEW = "too few events"
+
 
 def compare(
     task: Task,
@@ -40,8 +42,9 @@ def compare(
     dict
         ``best_expert``, ``uniform``, ``stacking`` → ``against`` (the predictor), ``metric``,
         ``difference`` (a Summary of ensemble − the other) and ``verdict``: ``better``, ``worse``,
-        ``the same`` (no prediction differs) or ``no difference shown`` (0 is in the interval). One
-        to which the metric does not apply, or that has no predictions, is absent.
+        ``the same`` (no prediction differs), ``no difference shown`` (0 is in the procedure's
+        interval) or ``too few events`` (no interval). One to which the metric does not apply, or
+        that has no predictions, is absent.
     """
     metric = main_metric(task)
     against = {
@@ -59,7 +62,7 @@ def compare(
         )
         if difference is None:
             continue
-        verdict = verdict_of(metric, difference["ci95"])
+        verdict = verdict_of(metric, difference.get("ci95"))
         if np.array_equal(ours, theirs):
             verdict = "the same"
         found[name] = {
@@ -68,8 +71,10 @@ def compare(
     return found
 
 
-def verdict_of(metric: str, interval: Sequence[float]) -> str:
-    """Say what a 95 % interval of ours − theirs shows."""
+def verdict_of(metric: str, interval: Sequence[float] | None) -> str:
+    """Say what a 95 % interval of ours − theirs, models trained anew, shows."""
+    if interval is None:
+        return TOO_FEW
     low, high = interval
     if low <= 0.0 <= high:
         return "no difference shown"

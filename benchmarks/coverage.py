@@ -42,7 +42,7 @@ Array = np.ndarray
 FEATURES = 20
 """Of every record; each of the two learners sees half of them, all equally informative."""
 POPULATION, TRAININGS = 10_000, 200
-RESAMPLES = 300
+RESAMPLES = 200
 CHUNKS = 4
 MOST_TRIES = 25
 """Data sets drawn for one with enough events, before a setting is given up."""
@@ -68,7 +68,7 @@ class Setting:
     per_group : int
         Records of one patient, who has one label and features in common.
     unstable : bool
-        Learners see 5 features that they choose by chance in each training.
+        In each training a learner sees 1 to 5 features, chosen by chance.
     """
 
     task: Task
@@ -154,7 +154,7 @@ def predict(setting: Setting, model: Any, x: Array) -> Array:
 def seen_by(setting: Setting, learner: int, rng: np.random.Generator) -> Array:
     """Return which features one of the two learners sees in one training."""
     if setting.unstable:
-        return rng.choice(FEATURES, 5, replace=False) if rng.random() < 0.5 else np.arange(3)
+        return rng.choice(FEATURES, rng.integers(1, 6), replace=False)
     return np.arange(learner, FEATURES, 2)
 
 
@@ -297,7 +297,7 @@ def results_of(numbers: list[int], data_sets: int, workers: int) -> dict[str, An
     sizes = [data_sets // chunks + (c < data_sets % chunks) for c in range(chunks)]
     jobs: list[tuple[Any, ...]] = [("truth", number, 0, 0) for number in numbers]
     jobs += [("simulate", number, c, size) for number in numbers for c, size in enumerate(sizes)]
-    jobs += [("calibrated", n, 0, data_sets) for n in (100, 300, 1000)]
+    jobs += [("calibrated", n, 0, -(-data_sets // 4)) for n in (100, 300, 1000)]
     true: dict[int, dict[str, float]] = {}
     rows: dict[int, dict[str, list[list[float]]]] = {number: {} for number in numbers}
     found: dict[str, Any] = {

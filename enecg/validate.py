@@ -42,7 +42,8 @@ def evaluate_file(bundle: Path, records: Place, output: Path) -> None:
     output : Path
         JSON: ``bundle``, ``records``, ``commit``, ``same_records`` (true: these are the very
         records that the bundle was trained on), ``experts`` and, per task, ``n``,
-        ``predictors`` and ``comparisons``, as in results.json; the one fold is the store.
+        ``predictors`` and ``comparisons``, as in results.json; the one fold is the store, and
+        ``ci95`` is for the bundle as it is, since nothing is trained.
 
     Raises
     ------

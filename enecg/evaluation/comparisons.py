@@ -13,8 +13,6 @@ from enecg.evaluation.metrics import LOWER_IS_BETTER, Numbers, main_metric
 from enecg.evaluation.wording import Predictors, best
 from enecg.tasks import Task
 
-TOO_FEW = "too few events"
-
 
 def compare(
     task: Task,
@@ -42,8 +40,8 @@ def compare(
     dict
         ``best_expert``, ``uniform``, ``stacking`` → ``against`` (the predictor), ``metric``,
         ``difference`` (a Summary of ensemble − the other) and ``verdict``: ``better``, ``worse``,
-        ``the same`` (no prediction differs), ``no difference shown`` (0 is in the procedure's
-        interval) or ``too few events`` (no interval). One to which the metric does not apply, or
+        ``the same`` (no prediction differs) or ``no difference shown`` (0 is in the procedure's
+        interval, or there are too few events for one). One to which the metric does not apply, or
         that has no predictions, is absent.
     """
     metric = main_metric(task)
@@ -72,10 +70,7 @@ def compare(
 
 
 def verdict_of(metric: str, interval: Sequence[float] | None) -> str:
-    """Say what a 95 % interval of ours − theirs, models trained anew, shows."""
-    if interval is None:
-        return TOO_FEW
-    low, high = interval
-    if low <= 0.0 <= high:
+    """Say what a 95 % interval of ours − theirs, models trained anew, shows, if there is one."""
+    if interval is None or interval[0] <= 0.0 <= interval[1]:
         return "no difference shown"
-    return "better" if (high < 0.0) == (metric in LOWER_IS_BETTER) else "worse"
+    return "better" if (interval[1] < 0.0) == (metric in LOWER_IS_BETTER) else "worse"

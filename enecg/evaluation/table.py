@@ -13,6 +13,7 @@ from enecg.evaluation.metrics import main_metric
 from enecg.evaluation.wording import (
     METRIC_NAMES,
     best,
+    interval_note,
     metrics_of,
     pretraining_note,
     seen_in_pretraining,
@@ -42,7 +43,11 @@ def results_table(results: Mapping[str, Any], tasks: Iterable[Task]) -> Table:
     """
     table = Table(box=SIMPLE, show_header=False, padding=(0, 1, 0, 0), caption_justify="left")
     seen = seen_in_pretraining(results)
-    notes = ["mean over folds [95 % interval]; * best", pretraining_note(results)]
+    notes = [
+        "mean over folds [95 % interval]; * best",
+        interval_note(results),
+        pretraining_note(results),
+    ]
     table.caption = Text("\n".join(note for note in notes if note))
     table.add_column(no_wrap=True)
     for _ in range(SHOWN):

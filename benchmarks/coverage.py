@@ -86,6 +86,7 @@ class Setting:
         parts = [f"n={self.n}"]
         parts += [f"prevalence={self.prevalence:g}"] if self.task.kind == "classification" else []
         parts += ["permuted labels"] if self.signal == 0 else []
+        parts += ["well separated"] if self.signal > 2 else []
         parts += [f"folds={self.folds}"] if self.folds != 3 else []
         parts += [f"repeats={self.repeats}"] if self.repeats != 1 else []
         parts += [f"{self.per_group} records a patient"] if self.per_group != 1 else []

@@ -171,6 +171,9 @@ def test_below_ten_events_in_a_fold_there_is_the_estimate_and_no_interval() -> N
         assert not {"ci95", "ci95_given_models"} & set(few[metric])
         assert {"ci95", "ci95_given_models"} <= set(enough[metric])
         assert not {"n", "events"} & set(enough[metric])
+    truth[:] = 0.0
+    assert fold_summary(GENDER, truth, prediction, fold_B, group_B)["accuracy"]["events"] == 0
+    with_events(10)
     # Ten records of one patient are one event.
     group_B[truth == 1.0] = "one"
     fold_B[truth == 1.0] = 0
@@ -347,7 +350,7 @@ def test_the_retraining_factor_is_that_of_nadeau_and_bengio() -> None:
 def test_the_null_band_holds_the_error_of_a_calibrated_model(task: Task) -> None:
     rng = np.random.default_rng(2)
     inside = 0
-    for trial in range(40):
+    for trial in range(16):
         if task.kind == "multilabel":
             stated = rng.random((150, task.width))
             truth = (rng.random(stated.shape) < stated).astype(float)
@@ -360,7 +363,7 @@ def test_the_null_band_holds_the_error_of_a_calibrated_model(task: Task) -> None
         )["ece"]
         low, high = entry["null_band"]
         inside += low <= entry["mean"] <= high
-    assert inside >= 34
+    assert inside >= 13
     wrong = np.where(truth > 0.5, 0.05, 0.95) if task.kind == "multilabel" else None
     if wrong is not None:
         entry = fold_summary(task, truth, wrong, np.arange(150) % 3, np.arange(150))["ece"]

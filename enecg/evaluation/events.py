@@ -23,8 +23,9 @@ def fewest_events(
     """Return how many groups bear the rarest class in the fold that has the fewest of them.
 
     Several records of one patient are one event. Of two classes the rarer one counts; of several
-    labels the rarest answer, yes or no, to any of them; classes that no record has do not count.
-    For a regression it is the number of groups in the smallest fold.
+    labels the rarest answer, yes or no, to any of them; classes that no record has do not count,
+    but where all records are of one class there are no events. For a regression it is the number
+    of groups in the smallest fold.
 
     Parameters
     ----------
@@ -34,11 +35,12 @@ def fewest_events(
     fold_B : int array, shape (B,)
     group_B : array of str, shape (B,)
     """
-    return min(
+    counts = [
         np.unique(group_B[event_B & (fold_B == fold)]).size
         for event_B in _events(task, truth_B)
         for fold in np.unique(fold_B)
-    )
+    ]
+    return min(counts, default=0)
 
 
 def fewest_hits(
@@ -77,7 +79,5 @@ def _events(task: Task, truth_B: Floats) -> Iterator[npt.NDArray[np.bool_]]:
     columns = truth_B.T if task.kind == "multilabel" else [truth_B]
     for column in columns:
         values = np.unique(column)
-        if task.kind == "multilabel" and values.size == 1 and len(columns) > 1:
-            continue  # a label that all or none have is nothing to be found
-        for value in values:
-            yield column == value
+        if values.size > 1:  # what all or none have is nothing to be found
+            yield from (column == value for value in values)

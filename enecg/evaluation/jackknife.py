@@ -20,7 +20,7 @@ from enecg.evaluation.metrics import Floats
 from enecg.evaluation.weighted_metrics import CELLS_AT_ONCE, weighted_scores
 from enecg.tasks import Task
 
-BLOCKS = 500
+BLOCKS = 300
 """Most parts that groups are deleted in; more than so many groups are deleted in bundles."""
 
 

@@ -34,6 +34,7 @@ from enecg.evaluation.bootstrap import resampled_means
 from enecg.evaluation.events import LEAST_EVENTS, fewest_events
 from enecg.evaluation.intervals import procedure_difference, procedure_interval
 from enecg.evaluation.judged import Judged, judge
+from enecg.evaluation.metrics import REGRESSION_METRICS
 from enecg.evaluation.null_band import null_band
 from enecg.evaluation.weighted_metrics import weighted_scores
 from enecg.tasks import TASKS, Task
@@ -338,6 +339,36 @@ def results_of(numbers: list[int], data_sets: int, workers: int) -> dict[str, An
     return found
 
 
+def markdown(found: dict[str, Any]) -> str:
+    """Return the tables of docs/intervals.md: per cent covered, in brackets before."""
+    lines = []
+    names = dict.fromkeys(name.partition(", ")[2] for name in found["coverage_before"])
+    for metrics in (
+        ("auroc", "auprc", "accuracy", "precision", "recall", "f1"),
+        REGRESSION_METRICS,
+    ):
+        heads = ["setting", *metrics, "width / needed", "false verdicts, %"]
+        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for name in names:
+            keys = [f"{metric}, {name}" for metric in metrics]
+            if keys[0] not in found["coverage_before"] and keys[2] not in found["coverage_before"]:
+                continue
+            cells = [name]
+            for key in keys:
+                new, before = found["coverage"].get(key), found["coverage_before"].get(key)
+                cells.append("–" if new is None else f"{100 * new:.1f}")
+                cells[-1] += "" if before is None else f" ({100 * before:.0f})"
+            given = [key for key in keys if key in found["coverage"]]
+            needed = [key for key in given if found["width_needed"][key] > 0.0]
+            widths = [found["width"][key] / found["width_needed"][key] for key in needed]
+            false = [100 * found["false_verdicts_by_setting"][key] for key in given]
+            for values in (widths, false):
+                cells.append(f"{min(values):.1f}–{max(values):.1f}" if values else "–")
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Simulate every setting; print a table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -351,12 +382,7 @@ def main() -> None:
     numbers = list(range(len(settings())))
     found = results_of(numbers, arguments.data_sets, arguments.workers)
     arguments.json.write_text(json.dumps(found, indent=1) + "\n")
-    print("metric, setting: coverage (before), width in those needed, false verdicts")
-    for name, share in found["coverage"].items():
-        before = found["coverage_before"].get(name, float("nan"))
-        wide = found["width"][name] / max(found["width_needed"][name], 1e-12)
-        false = found["false_verdicts_by_setting"][name]
-        print(f"{name}: {share:.3f} ({before:.3f}), {wide:.2f}, {false:.3f}")
+    print(markdown(found))
     print(f"calibration error of a calibrated model: {found['calibrated']}")
     print(
         f"false verdicts: {found['false_verdicts']:.3f}, before "

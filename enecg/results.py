@@ -44,6 +44,8 @@ from enecg.stage1.jobs import expert_folder
 from enecg.tasks import Task, known
 
 Predictions = dict[str, np.ndarray]
+REVISION = 2
+"""Raised whenever results.json says other things of the same predictions: it is written anew."""
 
 
 def results_path(config: Config) -> Path:
@@ -66,7 +68,9 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         raise JobFailed(
             f"no finished gate search for these settings in {run}; run search_gate.py first"
         )
-    print_ = fingerprint({"search": searched, "ensemble": config.ensemble.model_dump()})
+    print_ = fingerprint(
+        {"search": searched, "ensemble": config.ensemble.model_dump(), "revision": REVISION}
+    )
     if is_done(folder, print_):
         say("ensemble: done before, kept")
         return results_path(config)

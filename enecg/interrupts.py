@@ -1,58 +1,116 @@
 """Leaving on SIGINT, SIGTERM or SIGHUP: one line, no process left behind, exit code 128 + signal.
 
-Only the standard library is imported: jobs call `install` before anything that takes time to load.
+The job runs in a child of the process that was started. The parent only waits, so it can act at
+any moment: while libraries are loaded, while Ray starts (which takes signals for itself), while
+C++ code holds the child. It ends the child first: a driver that outlives its cluster, even for a
+moment, ends in Ray's own way, with a stack trace and another exit code.
 
-A thread does the work. Python runs signal handlers in the main thread, and that one may be deep
-inside Ray or torch for as long as a training takes.
+Only the standard library is imported: jobs call `install` before anything that takes time to load.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
+import mmap
 import os
+import select
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PR_SET_CHILD_SUBREAPER = 36
-_KILLING_SECONDS = 8.0
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_KILLING_SECONDS = 20.0
+_SLOT = 1 << 15  # bytes
+_OVER_A_BAR = "\r\x1b[2K\x1b[?25h"  # clears the line, shows the cursor
 
-_kept = "nothing has been written yet"
-_go_on = "run the same command again"
-_temporary: list[Path] = []
-_pipe: tuple[int, int] | None = None
-_stderr = 2
+
+class _Told:
+    """What the job last told its parent: memory that both see, and that outlives the job.
+
+    There are two slots; the first byte says which one counts, so that a job which ends while it
+    tells something has told what it did before.
+    """
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, 1 + 2 * _SLOT)
+        self._lock = threading.Lock()
+        self.facts: dict[str, Any] = {
+            "kept": "nothing has been written yet",
+            "go_on": "run the same command again",
+            "temporary": [],
+        }
+        self.tell()
+
+    def tell(self, **facts: Any) -> None:
+        with self._lock:
+            self.facts |= facts
+            text = json.dumps(self.facts).encode()
+            if len(text) <= _SLOT:
+                slot = 1 - self._shared[0]
+                start = 1 + slot * _SLOT
+                self._shared[start : start + _SLOT] = text.ljust(_SLOT)
+                self._shared[0] = slot
+
+    def heard(self) -> dict[str, Any]:
+        start = 1 + self._shared[0] * _SLOT
+        facts: dict[str, Any] = json.loads(self._shared[start : start + _SLOT])
+        return facts
+
+
+_told: _Told | None = None
 
 
 def install() -> None:
-    """Take over the signals, from now on; only the main thread can."""
-    global _pipe, _stderr
-    if threading.current_thread() is not threading.main_thread():
+    """Go on in a child process, which alone returns from here; once per job, before all else.
+
+    The parent exits as the child does. On a signal it kills the child and every process that came
+    of it (a local Ray cluster, not one that was joined) and prints one line; further signals
+    change nothing. The child has a process group of its own, so Ctrl-C reaches the parent only.
+    If the parent is killed, so is the child. On systems other than Linux this does nothing.
+    """
+    global _told
+    if _told is not None or not sys.platform.startswith("linux"):
         return
-    if _pipe is None:
-        _stderr = os.dup(2)  # what stands for 2 may be a file for a while
-        # Processes whose parent is gone become children of this one, so that none is overlooked.
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        _pipe = os.pipe()
-        os.set_blocking(_pipe[1], False)
-        threading.Thread(target=_wait_and_leave, daemon=True, name="signals").start()
-    signal.set_wakeup_fd(_pipe[1], warn_on_full_buffer=False)
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, _hold)
+    _told = _Told()
+    # From here on signals wait for `_wait_for`. What nohup has set stays.
+    ending = {n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*ending, signal.SIGCHLD, signal.SIGTSTP})
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans become this process's: none is overlooked
+    parent = os.getpid()
+    child = os.fork()
+    if child:
+        with contextlib.suppress(OSError):  # the child does the same; whoever comes first
+            os.setpgid(child, child)
+        os._exit(_wait_for(child, ending, _told))
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
+    take_back()
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # may write to a terminal set to `tostop`
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def take_back() -> None:
-    """Take the signals back from who has taken them since; nothing where they never were ours."""
-    if _pipe is not None:
-        install()
+    """Hand signals that are sent to the child itself (by name, say) to the parent.
+
+    To be called again after others have taken them; does nothing without `install`.
+    """
+    if _told is None or threading.current_thread() is not threading.main_thread():
+        return
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda number, _: os.kill(os.getppid(), number))
 
 
 def keeps(what: str, go_on: str = "run the same command again") -> None:
@@ -65,53 +123,88 @@ def keeps(what: str, go_on: str = "run the same command again") -> None:
     go_on : str
         What to do then.
     """
-    global _kept, _go_on
-    _kept, _go_on = what, go_on
+    if _told is not None:
+        _told.tell(kept=what, go_on=go_on)
+
+
+def give_up(line: str, code: int) -> NoReturn:
+    """End the job at once, from any thread, with one line and an exit code."""
+    if _told is not None:
+        _told.tell(last_line=line, code=code)
+        os.kill(os.getpid(), signal.SIGKILL)  # the parent does the rest
+    _say(line)
+    os._exit(code)
 
 
 @contextlib.contextmanager
 def temporary_folder(prefix: str) -> Iterator[Path]:
     """Make a temporary folder that is gone after the block, and after an interruption, too."""
     path = Path(tempfile.mkdtemp(prefix=prefix))
-    _temporary.append(path)
+    if _told is not None:
+        _told.tell(temporary=[*_told.facts["temporary"], str(path)])
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-        _temporary.remove(path)
+        if _told is not None:
+            _told.tell(temporary=[one for one in _told.facts["temporary"] if one != str(path)])
 
 
-def _hold(number: int, frame: object) -> None:
-    """Keep the main thread from doing anything more; the other thread ends the process."""
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+
+
+def _wait_for(child: int, ending: set[signal.Signals], told: _Told) -> int:
+    """Wait until the job ends or a signal comes; return this process's exit code."""
     while True:
-        time.sleep(60)
-
-
-def _wait_and_leave() -> None:
-    assert _pipe is not None
-    number = 0
-    while number not in SIGNALS:  # other signals with a handler wake it as well
-        number = os.read(_pipe[0], 1)[0]
-    leave(number)
-
-
-def leave(number: int) -> None:
-    """End this process and all that it started; called by the thread that waits for signals."""
-    name = signal.Signals(number).name
-    # A progress bar may stand in this line, with the cursor hidden.
-    before = "\r\x1b[2K\x1b[?25h" if os.isatty(_stderr) else ""
-    line = f"{before}interrupted ({name}): {_kept}; {_go_on}\n"
-    with contextlib.suppress(OSError):
-        os.write(_stderr, line.encode("utf-8", "backslashreplace"))
-    with contextlib.suppress(OSError):  # what others say of their end helps nobody
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
-    with contextlib.suppress(Exception):
+        number = signal.sigwait({*ending, signal.SIGCHLD, signal.SIGTSTP})
+        code = _reap(child)
+        if number == signal.SIGTSTP and code is None:  # Ctrl-Z: it goes on with `fg` or `bg`
+            os.killpg(child, signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            os.killpg(child, signal.SIGCONT)
+            continue
+        if number not in ending and code is None:
+            continue
         end_descendants()
-    for folder in _temporary:
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(128 + number)
+        _reap(child)
+        facts = told.heard()
+        for folder in facts["temporary"]:
+            shutil.rmtree(folder, ignore_errors=True)
+        left = f"{facts['kept']}; {facts['go_on']}"
+        if number in ending and (code is None or code < 0):
+            _say(f"interrupted ({signal.Signals(number).name}): {left}")
+            return 128 + number
+        if code is None or code >= 0:
+            return code or 0
+        if "last_line" in facts:
+            _say(facts["last_line"])
+            return int(facts["code"])
+        why = " (out of memory?)" if -code == signal.SIGKILL else ""
+        _say(f"failed: the job was ended by {signal.Signals(-code).name}{why}: {left}")
+        return 1
+
+
+def _reap(child: int) -> int | None:
+    """Take note of ended children; return the job's exit code, or minus the signal that ended it;
+    None while it runs."""
+    code = None
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == child:
+                code = os.waitstatus_to_exitcode(ended[1])
+    return code
+
+
+def _say(line: str) -> None:
+    """Print a line on standard error; not at the price of hanging where nobody reads it."""
+    # A progress bar may stand in this line, with the cursor hidden.
+    bar = os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb"
+    text = f"{_OVER_A_BAR if bar else ''}{line}\n"
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [2], [], 1.0)[1]:
+            os.write(2, text.encode("utf-8", "backslashreplace"))
 
 
 def end_descendants() -> None:
@@ -133,9 +226,9 @@ def end(processes: Iterable[int]) -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """Return the processes below one that have not ended; those that ended but are not taken
-    note of do not count."""
-    parents: dict[int, int] = {}
+    """Return the processes below one that have not ended, those next to it first; those that ended
+    but are not taken note of do not count."""
+    below: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -146,11 +239,9 @@ def descendants(root: int) -> list[int]:
         except (OSError, ValueError):
             continue  # it has just ended
         if state != b"Z":
-            parents[int(entry)] = int(parent)
-    found, waiting = [], [root]
-    while waiting:
-        above = waiting.pop()
-        below = [process for process, parent in parents.items() if parent == above]
-        found += below
-        waiting += below
+            below.setdefault(int(parent), []).append(int(entry))
+    found, level = [], below.get(root, [])
+    while level:
+        found += level
+        level = [process for above in level for process in below.get(above, [])]
     return found

@@ -12,23 +12,30 @@ import secrets
 import socket
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray._private.utils import read_ray_address
 
 from enecg import interrupts
 from enecg.errors import JobFailed, UserError, last_line, one_line
 from enecg.progress import say
+from enecg.ray_probe import check_cluster
 
-CONNECT_SECONDS = 5.0
-"""For a connection to the address, before Ray's own client, which takes 20 s, is asked."""
+JOIN_SECONDS = 60.0
+"""For Ray's own client, once the cluster has answered; it takes a few."""
 _SOCKETS = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
 _LONGEST_SOCKET = 107
 """Bytes of a socket's path, in Linux."""
 _TOO_SLOW = "timed out during startup"
+_SLOW_SECONDS = 20.0
+"""A start that fails sooner does not fail because the machine is busy."""
+LOOPBACK = "127.0.0.1"
 
 
 def named_address() -> str | None:
@@ -73,40 +80,19 @@ def join(address: str) -> Any:
     Raises
     ------
     UserError
-        Nobody answers there, or one that does not let this process in.
+        Nobody answers there, or one that does not let this process in: see `enecg.ray_probe`.
     """
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"no Ray cluster answers at {address} ({one_line(error)}): start it, correct "
-            "RAY_ADDRESS or --address, or leave both out to start a local cluster"
-        ) from None
-    _use_a_token_that_is_there()
-    said = ""
-    try:
-        with _stderr_kept() as kept:
-            try:
+        with _stderr_kept():  # gRPC and Ray's core, which are not Python, say more than is of use
+            check_cluster(address)
+            with _giving_up_after(JOIN_SECONDS, f"the Ray cluster at {address} does not answer"):
                 return ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-            finally:
-                said = kept()
+    except UserError:
+        raise
     except Exception as error:
         ray.shutdown()
-        text = f"{error} {said}"
-        if "InvalidAuthToken" in text or "uthentication" in text:
-            raise UserError(
-                f"the Ray cluster at {address} asks for a token that this process does not have: "
-                "put the cluster's token in ~/.ray/auth_token, or its path in RAY_AUTH_TOKEN_PATH, "
-                "and set RAY_AUTH_MODE=token"
-            ) from None
-        if "mismatch" in text:
-            raise UserError(
-                f"the Ray cluster at {address} runs another version: {one_line(error)}; use the "
-                "same versions of Ray and Python in both"
-            ) from None
         raise UserError(
-            f"what answers at {address} is no Ray cluster that can be joined: {last_line(error)}"
+            f"the Ray cluster at {address} cannot be joined: {last_line(error)}"
         ) from None
 
 
@@ -120,29 +106,84 @@ def start_local(cpus: int) -> Any:
     JobFailed
         It does not start.
     """
+    _check_port()
     _make_a_token_if_there_is_none()
     place = _place_of_sockets()
     for attempt in range(2):
-        before = set(interrupts.descendants(os.getpid()))
+        before, began = set(interrupts.descendants(os.getpid())), time.monotonic()
+        said = ""
         try:
-            with _stderr_kept() as kept:
-                return ray.init(
-                    address="local",
-                    num_cpus=cpus,
-                    log_to_driver=False,
-                    logging_level=logging.WARNING,
-                    _temp_dir=place,
-                )
+            with _stderr_kept() as kept, _on_loopback():
+                try:
+                    return ray.init(
+                        address="local",
+                        num_cpus=cpus,
+                        log_to_driver=False,
+                        logging_level=logging.WARNING,
+                        _temp_dir=place,
+                        _node_ip_address=LOOPBACK,
+                    )
+                finally:
+                    said = kept()
         except Exception as error:
             ray.shutdown()
             interrupts.end(set(interrupts.descendants(os.getpid())) - before)
-            slow = _TOO_SLOW in f"{error} {kept()}"
+            seconds = time.monotonic() - began
+            slow = _TOO_SLOW in f"{error} {said}" or seconds > _SLOW_SECONDS
             if slow and attempt == 0:
                 say("the local Ray cluster took too long to start (a busy machine?); once more")
                 continue
             why = "the machine is too busy; try again later" if slow else last_line(error)
             raise JobFailed(f"cannot start a local Ray cluster: {why}") from None
     raise AssertionError
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a cluster that starts meanwhile listen on loopback only.
+
+    On Linux, Ray takes the machine's address in the network instead of 127.0.0.1, so that other
+    machines can join, and then listens on every interface; on systems where clusters are of one
+    machine it does not. So for the start this is such a system.
+    """
+    clusters = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+def _check_port() -> None:
+    """Make sure that the port which ``RAY_GCS_SERVER_PORT`` gives a cluster's head is free.
+
+    Raises
+    ------
+    UserError
+        It is in use, or no port.
+    """
+    if not (text := os.environ.get("RAY_GCS_SERVER_PORT")):
+        return  # Ray takes a free one
+    try:
+        with socket.socket() as probe:
+            probe.bind((LOOPBACK, int(text)))
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"RAY_GCS_SERVER_PORT={text}: the local Ray cluster cannot listen there "
+            f"({one_line(error)}); leave the variable out, and a free port is taken"
+        ) from None
+
+
+@contextlib.contextmanager
+def _giving_up_after(seconds: float, why: str) -> Iterator[None]:
+    """End the process with one line where the block takes longer: it cannot be interrupted."""
+    timer = threading.Timer(seconds, interrupts.give_up, [f"error: {why}", 2])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _place_of_sockets() -> str | None:
@@ -173,13 +214,6 @@ def _place_of_sockets() -> str | None:
         f"no place for Ray's files: {'; '.join(refused)}; set RAY_TMPDIR to a short path that can "
         "be written to"
     )
-
-
-def _use_a_token_that_is_there() -> None:
-    """Send a token where this process has one: a cluster that asks for none takes it as well."""
-    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if given or os.access(os.path.expanduser("~/.ray/auth_token"), os.R_OK):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _make_a_token_if_there_is_none() -> None:

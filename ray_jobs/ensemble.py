@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enecg import interrupts
 
-interrupts.install()  # first: a signal may come while the rest is loaded
+if __name__ == "__main__":
+    interrupts.install()  # first: a signal may come while the rest is loaded
 
 import sys
 

@@ -151,39 +151,3 @@ def test_a_conversion_struck_goes_on(tmp_path: Path) -> None:
     convert(tmp_path / "calm").finish()
     found, wanted = (pd.read_parquet(tmp_path / one / "index.parquet") for one in ("store", "calm"))
     pd.testing.assert_frame_equal(found, wanted)
-
-
-def test_a_blocked_main_thread_does_not_keep_a_job_alive(tmp_path: Path) -> None:
-    """Neither a library that swallows everything, nor children that ignore signals."""
-    code = (
-        "from enecg import interrupts; interrupts.install()\n"
-        "import subprocess, sys, time\n"
-        "child = 'import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)'\n"
-        "subprocess.Popen([sys.executable, '-c', child], start_new_session=True)\n"
-        "interrupts.keeps('all is kept')\n"
-        f"open({str(tmp_path / 'ready')!r}, 'w')\n"
-        "while True:\n"
-        "    try: time.sleep(1)\n"
-        "    except BaseException: pass\n"
-    )
-    started = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.02)
-    [child] = descendants(started.pid)
-    started.send_signal(signal.SIGINT)
-    assert started.wait(20) == 130
-    assert started.stderr is not None
-    assert started.stderr.read() == (
-        "interrupted (SIGINT): all is kept; run the same command again\n"
-    )
-    assert not Path(f"/proc/{child}").exists()
-
-
-def test_nohup_stays_in_force() -> None:
-    code = (
-        "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "from enecg import interrupts; interrupts.install()\n"
-        "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"

@@ -12,7 +12,7 @@ import pandas as pd
 from enecg.errors import UserError
 from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import Listing, Source, gender_of, listing_from
-from enecg.records.sources.rhythms import rhythm_of
+from enecg.records.sources.rhythms import notes_on_other_rhythms, rhythm_of
 from enecg.records.sources.snomed import CLASSES, RHYTHM_OF_CLASS
 from enecg.records.sources.wfdb_folder import headers
 from enecg.storage import Place
@@ -54,11 +54,12 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     codes = said["dx"].map(lambda text: re.findall(r"[0-9]+", text), na_action="ignore")
     # An empty Dx says nothing; codes without a class say that none of the classes holds.
     diagnoses = codes.map(classes_of, na_action="ignore")
+    rhythms = diagnoses.dropna().map(_rhythms)
     stems = pd.Series([path.rpartition("/")[2] for path in paths], dtype=object)
     listed = pd.DataFrame({"record_id": stems, "subject_id": stems, "path": paths}).assign(
         age=said["age"],
         gender=gender_of(said["sex"]),
-        report_label=diagnoses.map(_rhythm, na_action="ignore"),
+        report_label=rhythms.map(rhythm_of).reindex(diagnoses.index).astype(object),
         diagnoses=diagnoses,
         **{name: said[name] for name in ("dx", "rx", "hx", "sx")},
     )
@@ -66,6 +67,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     unknown = unknown[~unknown.isin(list(CLASSES))]
     notes = [f"{len(unknown):,} diagnoses have codes without a class, e.g. {unknown.iloc[0]}; they "
              "are kept in the column dx"] if len(unknown) else []  # fmt: skip
+    notes += notes_on_other_rhythms(rhythms.tolist())
     return listing_from(listed, corpus.uri, notes)
 
 
@@ -80,8 +82,8 @@ def classes_of(codes: list[str]) -> list[str]:
     return list(dict.fromkeys(CLASSES[code] for code in codes if code in CLASSES))
 
 
-def _rhythm(classes: list[str]) -> str | None:
-    return rhythm_of({RHYTHM_OF_CLASS.get(name, "") for name in classes})
+def _rhythms(classes: list[str]) -> set[str]:
+    return {RHYTHM_OF_CLASS[name] for name in classes if name in RHYTHM_OF_CLASS}
 
 
 SOURCE = Source(

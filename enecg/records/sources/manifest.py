@@ -18,7 +18,7 @@ from enecg.records.sources.listing import (
     tidy,
     without_sentinels,
 )
-from enecg.records.sources.report_lines import rhythm_of_line
+from enecg.records.sources.report_lines import read_line
 from enecg.records.sources.rhythms import RHYTHMS
 from enecg.storage import Place, open_file
 
@@ -99,11 +99,16 @@ def _text(values: pd.Series) -> pd.Series:
 
 
 def _rhythm(values: pd.Series) -> pd.Series:
-    """Return rhythm codes; a line of a machine's report becomes what it says, others stay."""
-    return values.map(
-        lambda value: value if value in RHYTHMS else rhythm_of_line(str(value)) or value,
-        na_action="ignore",
-    )
+    """Return rhythm codes; a line of a machine's report becomes the rhythm that it states.
+
+    One that only doubts or denies a rhythm becomes missing; what names none stays.
+    """
+
+    def code(value: object) -> object:
+        reading = read_line(str(value))
+        return value if value in RHYTHMS or not reading.named else reading.rhythm
+
+    return values.map(code, na_action="ignore")
 
 
 SOURCE = Source(

@@ -13,7 +13,10 @@ from enecg.records.sources.listing import (
     with_labels,
     without_sentinels,
 )
-from enecg.records.sources.report_lines import rhythms_of_reports
+from enecg.records.sources.report_lines import (
+    reports_without_a_sure_rhythm,
+    rhythms_of_reports,
+)
 from enecg.storage import Place
 
 TABLE, MEASUREMENTS = "record_list.csv", "machine_measurements.csv"
@@ -48,9 +51,10 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     ]
     # The table writes paths with the header's name, some copies with its ending.
     listed["path"] = listed["path"].str.removesuffix(".hea")
-    notes = []
+    notes: list[str] = []
     if corpus.exists(MEASUREMENTS):
-        listed = listed.merge(_measurements(corpus), on="record_id", how="left", sort=False)
+        measured, notes = _measurements(corpus)
+        listed = listed.merge(measured, on="record_id", how="left", sort=False)
     else:
         notes.append(f"{corpus.uri}: no {MEASUREMENTS}, so no rr_interval and no report_label")
     if labels is not None:
@@ -60,8 +64,11 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     return listing_from(listed, path, notes)
 
 
-def _measurements(corpus: Corpus) -> pd.DataFrame:
-    """Return a row per study: intervals (ms), axes (degrees), rhythm, and the report's text."""
+def _measurements(corpus: Corpus) -> tuple[pd.DataFrame, list[str]]:
+    """Return a row per study: intervals (ms), axes (degrees), rhythm, and the report's text.
+
+    Also what the user should hear about.
+    """
     lines = [f"report_{number}" for number in range(_REPORT_LINES)]
     table = read_csv(
         corpus.uri_of(MEASUREMENTS), ("study_id", *_MEASURED, lines[0]), text=("study_id", *lines)
@@ -71,9 +78,11 @@ def _measurements(corpus: Corpus) -> pd.DataFrame:
     for name in lines[1:]:
         report += ("\n" + table[name]).fillna("")
     measured = without_sentinels(table[["study_id", *_MEASURED]].copy())
+    unsure = reports_without_a_sure_rhythm(table[lines])
+    notes = [f"{unsure:,} reports name a rhythm only in doubt or denial, so no report_label"]
     return measured.rename(columns={"study_id": "record_id"}).assign(
         report_label=rhythms_of_reports(table[lines]), report=report.where(report != "", None)
-    )
+    ), notes if unsure else []
 
 
 SOURCE = Source(

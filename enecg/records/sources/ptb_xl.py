@@ -9,11 +9,13 @@ import pandas as pd
 from enecg.errors import UserError
 from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import Listing, Source, listing_from, read_csv
-from enecg.records.sources.rhythms import rhythm_of
+from enecg.records.sources.rhythms import RHYTHMS, notes_on_other_rhythms, rhythm_of
 from enecg.storage import Place
 
 TABLE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+_SAME_RHYTHM = {"PVT": "VTAC"}
+"""Other names of statements in `enecg.records.sources.rhythms.RHYTHMS`."""
 _USED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "filename_lr", "filename_hr")
 
 
@@ -42,6 +44,10 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         codes.append(_codes(row["scp_codes"], where))
         genders.append(_gender(row["sex"], where))
         subjects.append(_subject(row["patient_id"], row["ecg_id"], where))
+    statements = _statements(corpus)
+    others = _other_rhythms(statements)
+    rhythms = [{_SAME_RHYTHM.get(code, code) for code in found} for found in codes]
+    notes = notes_on_other_rhythms(rhythms, others)
     listed = table.drop(columns=list(_USED)).assign(
         record_id=table["ecg_id"],
         subject_id=subjects,
@@ -49,20 +55,20 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         # 300 stands for "over 89"; as an impossible age it becomes missing, and is counted.
         age=table["age"],
         gender=pd.Series(genders, dtype=object),
-        report_label=pd.Series([rhythm_of(found) for found in codes], dtype=object),
+        report_label=pd.Series([rhythm_of(found, others) for found in rhythms], dtype=object),
         scp_codes=table["scp_codes"],
         # Of both, presence counts, whatever the likelihood.
         statements=pd.Series([list(found) for found in codes], dtype=object),
     )
-    if not corpus.exists(STATEMENTS):
-        note = f"{corpus.uri}: no {STATEMENTS}, so no column superclasses"
-        return listing_from(listed, path, [note])
-    superclass = _superclass_of(corpus)
+    if statements is None:
+        notes.append(f"{corpus.uri}: no {STATEMENTS}, so no column superclasses")
+        return listing_from(listed, path, notes)
+    superclass = _superclass_of(statements)
     found = [{superclass.get(code) for code in record} for record in codes]
     listed["superclasses"] = pd.Series(
         [[name for name in SUPERCLASSES if name in record] for record in found], dtype=object
     )
-    return listing_from(listed, path)
+    return listing_from(listed, path, notes)
 
 
 def _paths(table: pd.DataFrame, corpus: Corpus, origin: Place) -> pd.Series:
@@ -88,11 +94,24 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _superclass_of(corpus: Corpus) -> dict[str, str]:
+def _statements(corpus: Corpus) -> pd.DataFrame | None:
+    """Return the table of statements, the first column their codes; None where it is not there."""
+    if not corpus.exists(STATEMENTS):
+        return None
+    return read_csv(corpus.uri_of(STATEMENTS), ("diagnostic", "diagnostic_class"), text=())
+
+
+def _other_rhythms(statements: pd.DataFrame | None) -> list[str]:
+    """Return the rhythm statements of the table that `RHYTHMS` does not have, in its order."""
+    if statements is None or "rhythm" not in statements:
+        return []
+    codes = statements.iloc[:, 0][statements["rhythm"] == 1].astype(str)
+    return [code for code in codes if code not in RHYTHMS and code not in _SAME_RHYTHM]
+
+
+def _superclass_of(statements: pd.DataFrame) -> dict[str, str]:
     """Return the super-class of every diagnostic statement."""
-    path = corpus.uri_of(STATEMENTS)
-    table = read_csv(path, ("diagnostic", "diagnostic_class"), text=())
-    diagnostic = table[table["diagnostic"] == 1]
+    diagnostic = statements[statements["diagnostic"] == 1]
     return dict(zip(diagnostic.iloc[:, 0], diagnostic["diagnostic_class"], strict=True))
 
 

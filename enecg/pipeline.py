@@ -17,6 +17,7 @@ from enecg.experiment import Experiment, check_experts, open_experiment
 from enecg.files import read_json, write_text
 from enecg.gate.search import drawn_choices, search_gate
 from enecg.progress import say
+from enecg.records.subjects import subjects_note
 from enecg.results import ensemble_and_evaluate, results_path
 from enecg.run_folder import claimed
 from enecg.stage1.jobs import plan_experts, train_experts
@@ -114,3 +115,5 @@ def _note_inputs(experiment: Experiment) -> None:
         f"tasks: {', '.join(task.name for task in experiment.tasks)}; "
         f"experts: {', '.join(config.experts)}"
     )
+    if note := subjects_note(experiment.store.description):
+        say(f"note: {note}")

@@ -15,6 +15,7 @@ from enecg.records.convert import MAX_REJECTED, SEED, convert
 from enecg.records.describe import describe
 from enecg.records.relabel import relabel
 from enecg.records.store import REJECTED, RecordStore
+from enecg.records.subjects import subjects_note
 from enecg.records.verify import verdict_text, verify
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -159,6 +160,8 @@ def summary(store: RecordStore) -> str:
         f"({counts['subjects']:,} subjects, {counts['groups']:,} groups), "
         f"{counts['rejected']:,} rejected"
     ]
+    if note := subjects_note(store.description):
+        lines.append(f"  {note}")
     lines += [f"  {count:,} {reason}" for reason, count in counts["rejected_by_reason"].items()]
     if counts["rejected"]:
         lines.append(f"  one by one in {store.folder.uri_of(REJECTED)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def convert(
     for note in listing.notes:
         say(note)
     if limit is not None:
-        listing = sources.Listing(listing.table.head(limit), listing.labels, listing.metadata)
+        listing = replace(listing, table=listing.table.head(limit))
     if listing.table.empty:
         raise UserError(f"{folder}: no records found (looked for what {layout.name!r} means)")
     say(f"{len(listing.table):,} records listed")

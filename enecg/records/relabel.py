@@ -5,8 +5,14 @@ from __future__ import annotations
 from enecg.errors import JobFailed, UserError, one_line
 from enecg.records import sources
 from enecg.records.corpus import Corpus
-from enecg.records.finish import index_table, who_is_counted, write_description
+from enecg.records.finish import (
+    index_table,
+    who_is_counted,
+    without_subject,
+    write_description,
+)
 from enecg.records.store import DESCRIPTION, INDEX, RELABELLED, RecordStore, write_table
+from enecg.records.subjects import subjects_state
 from enecg.storage import Folder, Place
 
 
@@ -58,7 +64,8 @@ def relabel(source: str, folder: Place, output: Place, labels: Place | None = No
         described["rr_interval"] = store.description["labels"]["rr_interval"]
     description = {
         **store.description,
-        "counts": {**store.description["counts"], **who_is_counted(index)},
+        "counts": {**store.description["counts"], **who_is_counted(index, listing)},
+        "subjects": subjects_state(without_subject(index, listing), index.num_rows),
         "labels": described,
         "metadata": list(listing.metadata),
     }

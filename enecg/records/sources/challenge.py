@@ -56,7 +56,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     diagnoses = codes.map(classes_of, na_action="ignore")
     rhythms = diagnoses.dropna().map(_rhythms)
     stems = pd.Series([path.rpartition("/")[2] for path in paths], dtype=object)
-    listed = pd.DataFrame({"record_id": stems, "subject_id": stems, "path": paths}).assign(
+    listed = pd.DataFrame({"record_id": stems, "subject_id": None, "path": paths}).assign(
         age=said["age"],
         gender=gender_of(said["sex"]),
         report_label=rhythms.map(rhythm_of).reindex(diagnoses.index).astype(object),

@@ -69,7 +69,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     listed = pd.DataFrame(
         {
             "record_id": table["exam_id"],
-            "subject_id": table["patient_id"].fillna(table["exam_id"]),
+            "subject_id": table["patient_id"],
             "path": table[file] if sample else table[file] + "/" + table["exam_id"],
             "age": table["age"],
             "gender": male.astype(object).where(table["is_male"].notna(), None),

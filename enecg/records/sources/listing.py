@@ -39,12 +39,15 @@ class Listing:
         Every other column; passed through.
     notes : tuple of str
         What the user should hear about, a line each.
+    without_subject : frozenset of str
+        The ``record_id`` of records whose subject the corpus does not say.
     """
 
     table: pd.DataFrame
     labels: tuple[str, ...]
     metadata: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    without_subject: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -214,12 +217,18 @@ def listing_from(table: pd.DataFrame, origin: Place, notes: Iterable[str] = ()) 
     nameless = table["record_id"].isna().to_numpy()
     if nameless.any():
         raise UserError(f"{origin}: row {int(nameless.argmax()) + 1} has no record_id")
+    subjects = table["subject_id"].astype(object)
+    # An empty name is none: it must not make one subject of all who have it.
+    unknown = subjects.isna() | (subjects.astype(str).str.strip() == "")
     table = table.assign(
-        subject_id=table["subject_id"].fillna(table["record_id"]), path=table["path"].fillna("")
+        subject_id=subjects.mask(unknown, table["record_id"]), path=table["path"].fillna("")
     )
+    without_subject = frozenset(table["record_id"][unknown].astype(str))
     known = {task.column for task in TASKS.values()}
     others = [name for name in table.columns if name not in KEYS]
     labels = tuple(name for name in others if name in known)
     metadata = tuple(name for name in others if name not in known)
     columns = [*KEYS, *labels, *metadata]
-    return Listing(table[columns].reset_index(drop=True), labels, metadata, tuple(notes))
+    return Listing(
+        table[columns].reset_index(drop=True), labels, metadata, tuple(notes), without_subject
+    )

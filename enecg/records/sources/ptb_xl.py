@@ -50,7 +50,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     notes = notes_on_other_rhythms(rhythms, others)
     listed = table.drop(columns=list(_USED)).assign(
         record_id=table["ecg_id"],
-        subject_id=subjects,
+        subject_id=pd.Series(subjects, dtype=object),
         path=_paths(table, corpus, path),
         # 300 stands for "over 89"; as an impossible age it becomes missing, and is counted.
         age=table["age"],
@@ -133,11 +133,11 @@ def _gender(sex: float, where: str) -> str | None:
     return "male" if sex == 0 else "female"
 
 
-def _subject(patient: float | str, record_id: str, where: str) -> str:
+def _subject(patient: float | str, record_id: str, where: str) -> str | None:
     if pd.isna(record_id):
         raise UserError(f"{where}: ecg_id is empty")
     if pd.isna(patient):
-        return str(record_id)
+        return None
     # The published table writes patients as 15709.0.
     return str(patient).removesuffix(".0")
 

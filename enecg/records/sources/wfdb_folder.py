@@ -34,7 +34,7 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     listed = pd.DataFrame(
         {"record_id": [path.rpartition("/")[2] for path in paths], "path": paths}, dtype=object
     )
-    listed["subject_id"] = listed["record_id"]
+    listed["subject_id"] = None
     if labels is None:
         return listing_from(listed, corpus.uri)
     listed, notes = with_labels(listed, labels, "record_id", corpus)

@@ -175,7 +175,17 @@ def _header(results: Mapping[str, Any]) -> str:
         "picked by the same test numbers that are shown, which flatters it slightly. Shaded: "
         "best of its column.</p>"
         + (f'<p class="note">{escape(note)}</p>' if (note := pretraining_note(results)) else "")
+        + (
+            f'<p class="note">Note: {escape(said)}.</p>'
+            if (said := _subjects_note(results))
+            else ""
+        )
     )
+
+
+def _subjects_note(results: Mapping[str, Any]) -> str:
+    """What folds by record may do to results; empty where every record has a subject."""
+    return str(results.get("subjects", {}).get("note", ""))
 
 
 def _listed(value: Any) -> str:

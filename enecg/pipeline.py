@@ -131,5 +131,5 @@ def _note_inputs(experiment: Experiment) -> None:
         f"tasks: {', '.join(task.name for task in experiment.tasks)}; "
         f"experts: {', '.join(config.experts)}"
     )
-    if note := subjects_note(experiment.store.description):
-        say(f"note: {note}")
+    if whose := subjects_note(experiment.store.description):
+        say(f"note: {whose}")

@@ -178,7 +178,11 @@ def compare(experiment: Experiment) -> tuple[int, int]:
                 score(task, target_N[nested.outer_N == f], theirs_NC[nested.outer_N == f])[metric]
                 for f in range(FOLDS)
             ]))  # fmt: skip
-            mean, (low, high) = summary[metric]["mean"], summary[metric]["ci95"]
+            mean, interval = summary[metric]["mean"], summary[metric].get("ci95")
+            if interval is None:
+                print(f"{task.name:13} {name:11} {metric:6} too few events for an interval")
+                continue
+            low, high = interval
             inside = low <= theirs <= high
             within, of = within + inside, of + 1
             said = f"{task.name:13} {name:11} {metric:6} authors' {theirs:8.3f}  this {mean:8.3f}"

@@ -128,8 +128,8 @@ class Stage1Settings(_Section):
     """Further feed-forward heads tried, drawn from `head_space`."""
     head_space: PathText = "tune_spaces/heads.yaml"
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: every class counts alike in the loss, however rare; probabilities then are those
-    of a population with equally many of each."""
+    """balanced: every class counts alike in the loss, however rare, in both stages; probabilities
+    then are those of a population with equally many of each."""
     augment: list[Literal["lead_dropout", "crop", "scale", "noise", "wander"]] = []
     """Changes made to signals while a backbone is trained; see `enecg.stage1.augment`."""
     activation_checkpointing: Literal["none", "blocks"] = "none"

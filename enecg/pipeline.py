@@ -17,6 +17,7 @@ from enecg.gate.search import drawn_choices, gate_folder, search_gate
 from enecg.ownership import check_free
 from enecg.printable import printable
 from enecg.progress import cell, say, screen
+from enecg.records.subjects import subjects_note
 from enecg.results import ensemble_and_evaluate, results_path
 from enecg.run_folder import claimed
 from enecg.stage1.jobs import expert_folder, plan_experts, train_experts
@@ -130,3 +131,5 @@ def _note_inputs(experiment: Experiment) -> None:
         f"tasks: {', '.join(task.name for task in experiment.tasks)}; "
         f"experts: {', '.join(config.experts)}"
     )
+    if whose := subjects_note(experiment.store.description):
+        say(f"note: {whose}")

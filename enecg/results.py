@@ -38,12 +38,15 @@ from enecg.gate.trial import Arrays
 from enecg.nested import ALL, Fit
 from enecg.progress import say
 from enecg.provenance import commit, hardware
+from enecg.records.subjects import subjects_note
 from enecg.run_folder import begin, facts_of, finish, is_done
 from enecg.signals import LEADS
 from enecg.stage1.jobs import expert_folder
 from enecg.tasks import Task, known
 
 Predictions = dict[str, np.ndarray]
+REVISION = 2
+"""Raised whenever results.json says other things of the same predictions: it is written anew."""
 
 
 def results_path(config: Config) -> Path:
@@ -66,7 +69,9 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         raise JobFailed(
             f"no finished gate search for these settings in {run}; run search_gate.py first"
         )
-    print_ = fingerprint({"search": searched, "ensemble": config.ensemble.model_dump()})
+    print_ = fingerprint(
+        {"search": searched, "ensemble": config.ensemble.model_dump(), "revision": REVISION}
+    )
     if is_done(folder, print_):
         say("ensemble: done before, kept")
         return results_path(config)
@@ -133,6 +138,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
             name: facts | {"seen_in_pretraining": _overlap(facts, experiment)}
             for name, facts in made_by.items()
         },
+        **_subjects(experiment.store.description),
         "tasks": summaries,
     }
     results["reporting"] = reporting_items(
@@ -282,6 +288,14 @@ def judge(
             if name == task.name
         },
     }
+
+
+def _subjects(description: dict[str, Any]) -> dict[str, Any]:
+    """What results.json says on subjects; nothing for a store that does not know."""
+    if "subjects" not in description:
+        return {}
+    note = subjects_note(description)
+    return {"subjects": {"state": description["subjects"], **({"note": note} if note else {})}}
 
 
 def _overlap(made_by: dict[str, Any], experiment: Experiment) -> list[str]:

@@ -47,8 +47,9 @@ def evaluate_file(bundle: Path, records: Place, output: Path, include_seen: bool
         JSON: ``bundle``, ``records``, ``commit``, ``same_records`` (true: these are the very
         records that the bundle was trained on), ``seen`` (how many records and subjects the bundle
         learned from, and how many records are ``judged``), ``experts`` and, per task, ``n``,
-        ``predictors`` and ``comparisons``, as in results.json; the one fold is the store. An
-        earlier file of this kind is replaced, no other.
+        ``predictors`` and ``comparisons``, as in results.json; the one fold is the store, and
+        ``ci95`` is for the bundle as it is, since nothing is trained. An earlier file of this
+        kind is replaced, no other.
     include_seen : bool
         Judge also records that the bundle learned from, or whose subject it learned from.
 

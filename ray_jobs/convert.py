@@ -181,6 +181,7 @@ def summary(store: RecordStore) -> str:
     from enecg.label_text import shown
     from enecg.records.describe import unread_lines
     from enecg.records.store import REJECTED
+    from enecg.records.subjects import subjects_note
 
     counts = store.description["counts"]
     lines = [
@@ -188,6 +189,8 @@ def summary(store: RecordStore) -> str:
         f"({counts['subjects']:,} subjects, {counts['groups']:,} groups), "
         f"{counts['rejected']:,} rejected"
     ]
+    if note := subjects_note(store.description):
+        lines.append(f"  {note}")
     lines += [f"  {count:,} {reason}" for reason, count in counts["rejected_by_reason"].items()]
     if counts["rejected"]:
         lines.append(f"  one by one in {store.folder.uri_of(REJECTED)}")

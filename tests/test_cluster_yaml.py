@@ -31,5 +31,13 @@ def test_ray_refuses_an_unknown_key() -> None:
 
 
 def test_what_it_sends_to_the_nodes_is_in_the_repository() -> None:
-    for local in shipped()["file_mounts"].values():
+    mounts = shipped()["file_mounts"]
+    assert mounts.pop("/home/ubuntu/.ray/auth_token") == "~/.ray/auth_token"  # the laptop's own
+    for local in mounts.values():
         assert (REPOSITORY / local).is_file()
+
+
+def test_ray_asks_for_the_token_on_every_node() -> None:
+    for of in ("head_start_ray_commands", "worker_start_ray_commands"):
+        [start] = [command for command in shipped()[of] if "ray start" in command]
+        assert "RAY_AUTH_MODE=token" in start

@@ -38,7 +38,7 @@ def test_a_new_version_of_a_joined_expert_is_another_preparation(
         (["rocket", {"beats": ["kernels"]}], "is no mapping of its options"),
         (["rocket", {"beats": {1: 2}}], "unknown option '1'"),
         (["rocket", 7], "neither an expert's name nor a mapping"),
-        (["rocket", {7: {}}], "unknown expert '7'"),
+        (["rocket", {7: {}}], "7 is no expert's name"),
         (["rocket", {"rocket": {"kernel": 9}}], "did you mean 'kernels'"),
         (["rocket", "ecgfounder"], "ecgfounder needs weights"),
         (["rocket", "joined"], "cannot join itself"),

@@ -109,10 +109,30 @@ def test_macro_means_are_over_declared_classes_and_areas_over_present_ones() -> 
 
 
 def test_calibration_error_by_hand() -> None:
-    # Top probabilities 0.8 (right), 0.8 (wrong): one bin, gap |0.8 - 0.5|; 0.55 (right): gap 0.45.
-    prediction = np.array([[0.8, 0.2], [0.2, 0.8], [0.55, 0.45]])
-    ece = score(GENDER, np.array([0.0, 0.0, 0.0]), prediction)["ece"]
-    assert ece == pytest.approx(2 / 3 * 0.3 + 1 / 3 * 0.45)
+    """Ten answers of 0.8, none right, and ten of 0.6, three right: 0.8 and 0.3, less chance."""
+    stated = np.repeat([0.8, 0.6], 10)
+    truth = np.array([1.0] * 10 + [0.0] * 3 + [1.0] * 7)
+    ece = score(GENDER, truth, np.stack([stated, 1 - stated], axis=1))["ece"]
+    # A share of 0.3 in ten has the variance 0.3 · 0.7 / 9; a share of 0 in ten has none.
+    assert ece == pytest.approx(0.5 * 0.8 + 0.5 * math.sqrt(0.3**2 - 0.3 * 0.7 / 9))
+
+
+def test_a_single_record_in_a_bin_says_nothing_of_calibration() -> None:
+    assert score(GENDER, np.array([0.0]), np.array([[0.55, 0.45]]))["ece"] == 0.0
+    assert score(GENDER, np.array([1.0]), np.array([[0.99, 0.01]]))["ece"] > 0.9
+
+
+def test_debiased_calibration_error_of_a_calibrated_model_is_about_half_of_the_plain_one() -> None:
+    rng = np.random.default_rng(0)
+    plain, debiased = [], []
+    for _ in range(200):
+        second = expit(1.5 * rng.normal(size=100))
+        truth = (rng.random(100) < second).astype(float)
+        prediction = np.stack([1 - second, second], axis=1)
+        debiased.append(score(GENDER, truth, prediction)["ece"])
+        top, right = prediction.max(axis=1), prediction.argmax(axis=1) == truth
+        plain.append(np.abs(np.bincount(confidence_bin(top), weights=top - right)).sum() / 100)
+    assert np.mean(debiased) < 0.55 * np.mean(plain)
 
 
 def test_bins_are_closed_on_the_right() -> None:

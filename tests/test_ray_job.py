@@ -1,21 +1,26 @@
-"""The pipeline through ``ray job submit`` on a real head of its own, as users run it."""
+"""The README's way to submit a job, typed in a fresh shell with a fresh home."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray._private.utils import get_ray_address_file
 
 from enecg.files import read_json
 from enecg.records import RecordStore
 from runs import REPOSITORY, settings, write_config
+
+MARK = "ENECG_TEST_MARK"
 
 
 def free_port() -> int:
@@ -26,39 +31,30 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[str]:
-    """The dashboard address of a head started as ``ray start --head`` does it."""
-    ray = Path(sys.executable).parent / "ray"
-    dashboard, folder = free_port(), Path("/tmp") / f"ray-{os.getpid()}"
-    activated = os.environ | {"PATH": f"{ray.parent}:{os.environ['PATH']}"}  # `python` is ours
-    running = subprocess.Popen(
-        [
-            ray, "start", "--head", f"--port={free_port()}", f"--dashboard-port={dashboard}",
-            "--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={free_port()}",
-            f"--ray-client-server-port={free_port()}",
-            "--num-cpus=4", f"--temp-dir={folder}", "--block",
-        ],
-        env=activated, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert running.stdout is not None
-    said = ""
-    for line in running.stdout:
-        said += line
-        if "Ray runtime started" in line:
-            break
-    else:
-        pytest.fail(said)
-    yield f"http://127.0.0.1:{dashboard}"
-    running.terminate()  # a blocking `ray start` takes its head down with it
-    running.wait(60)
-    # Else Ray's State API, in every later cluster on this machine, waits for this head to answer.
-    Path(get_ray_address_file(None)).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+def mark() -> Iterator[str]:
+    """A word in the environment of all that a test starts; what is left of it is ended."""
+    word = uuid.uuid4().hex
+    yield word
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if entry.name.isdigit() and word in (entry / "environ").read_text():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
-def test_pipeline_as_a_submitted_job(
-    head: str, synthetic_store: RecordStore, tmp_path: Path
+def block_of_readme() -> str:
+    """The shell block that a comment in the README marks as run by a test."""
+    [block] = re.findall(
+        r"<!-- a test runs this block -->\n```sh\n(.*?)```",
+        (REPOSITORY / "README.md").read_text(),
+        re.DOTALL,
+    )
+    return str(block)
+
+
+def test_the_readmes_block_runs_as_typed(
+    mark: str, synthetic_store: RecordStore, tmp_path: Path
 ) -> None:
+    """Only ports, the config and the folders are this test's: others may be at work here."""
     config = write_config(
         tmp_path,
         settings(
@@ -70,15 +66,36 @@ def test_pipeline_as_a_submitted_job(
             gate={"trials": 1},
         ),
     )
-    submitted = subprocess.run(
-        [
-            Path(sys.executable).parent / "ray", "job", "submit", "--address", head,
-            "--working-dir", ".", "--", "python", "ray_jobs/pipeline.py", "--config", config,
-        ],
+    dashboard, folder = free_port(), Path("/tmp") / f"ray-{os.getpid()}"
+    own = (
+        f"ray start --head --port={free_port()} --dashboard-port={dashboard} --num-cpus=4 "
+        f"--dashboard-agent-listen-port={free_port()} --ray-client-server-port={free_port()} "
+        f"--temp-dir={folder}"
+    )
+    block = block_of_readme()
+    for typed, here in {
+        "ray start --head": own,
+        "127.0.0.1:8265": f"127.0.0.1:{dashboard}",
+        "ray_jobs/config/demo.yaml": str(config),
+        "$PWD/data/demo": str(synthetic_store.path),
+        "$PWD/runs/demo": str(tmp_path / "run"),
+    }.items():
+        assert block.count(typed) == 1, typed
+        block = block.replace(typed, here)
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-e", "-c", block],
         cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=900,
+        env={
+            "HOME": str(home), "LANG": "C.UTF-8", MARK: mark,
+            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        },
     )  # fmt: skip
-    assert submitted.returncode == 0, submitted.stdout[-3000:]
-    assert "joined the Ray cluster" in submitted.stdout
-    assert f"results: {tmp_path / 'run' / 'results.json'}" in submitted.stdout
+    shutil.rmtree(folder, ignore_errors=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "joined the Ray cluster" in done.stdout
+    assert f"results: {tmp_path / 'run' / 'results.json'}" in done.stdout
+    assert (home / ".ray" / "auth_token").exists()
     results = read_json(tmp_path / "run" / "results.json")
     assert "ensemble" in results["tasks"]["rr_interval"]["predictors"]

@@ -22,7 +22,6 @@ from enecg.records.corpus import Corpus
 from enecg.records.labels import checked
 from enecg.records.sources.challenge import comments_of
 from enecg.records.sources.code_15 import RATE_HZ, channels_of
-from enecg.records.sources.report_lines import HEDGED, RULES, rhythm_of_line, rhythms_of_reports
 from enecg.records.sources.rhythms import RHYTHMS
 from enecg.records.sources.snomed import CLASSES, OTHERS, RHYTHM_OF_CLASS, SCORED
 from enecg.records.wfdb_record import read
@@ -108,36 +107,6 @@ def test_rows_with_empty_fields(mimic: Path) -> None:
     table.assign(study_id=["1", None, "3"]).to_csv(mimic / "record_list.csv", index=False)
     with pytest.raises(UserError, match=r"record_list\.csv: row 2 has no record_id"):
         listed("mimic-iv-ecg", mimic)
-
-
-def test_rules_of_report_lines() -> None:
-    for line, rhythm in {
-        "Atrial fibrillation with rapid ventricular response": "AFIB",
-        "Sinus rhythm with PACs": "SR", "Normal sinus rhythm": "SR", "SINUS TACHYCARDIA": "STACH",
-        "Marked sinus bradycardia": "SBRAD", "Sinus arrhythmia": "SARRH",
-        "Supraventricular tachycardia": "SVTAC", "Paroxysmal supraventricular tachycardia": "PSVT",
-        "Atrial-sensed ventricular-paced rhythm": "PACE", "Ventricular bigeminy": "BIGU",
-        "Junctional rhythm": "JUNC", "Ectopic atrial rhythm": "EAR",
-        "Ventricular tachycardia": "VTAC", "Accelerated idioventricular rhythm": "VTAC",
-        "Wandering atrial pacemaker": None, "Electronic atrial pacemaker": "PACE",
-        "Unusual P axis, possible ectopic atrial rhythm": None,
-        "Sinus rhythm, probable atrial flutter": "SR",
-        "Sinus rhythm with possible atrial premature complexes": "SR",
-        "Possible atrial flutter": None, "No longer atrial fibrillation": None,
-        "Sinus rhythm or ectopic atrial rhythm": None, "Inferior infarct, age undetermined": None,
-        "Since previous tracing, atrial fibrillation": None, "": None,
-    }.items():  # fmt: skip
-        assert rhythm_of_line(line) == rhythm, line
-    lines = pd.DataFrame({"a": ["Sinus rhythm", None], "b": ["Atrial flutter", "ST elevation"]})
-    assert rhythms_of_reports(lines).tolist() == ["AFLT", None]
-    assert {name for name, _ in RULES} >= set(RHYTHMS)
-
-
-def test_the_readme_prints_the_rules() -> None:
-    printed = re.findall(r"^\| `([A-Z]+)` \| `(.+)` \|$", README.read_text(), re.MULTILINE)
-    rules = [(name, pattern.replace("|", r"\|")) for name, pattern in RULES]
-    assert [row for row in printed if row[0] in dict(RULES)] == rules
-    assert HEDGED.replace("|", r"\|") in README.read_text()
 
 
 # ---- a source of one's own

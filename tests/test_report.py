@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy.special import expit
 
-from enecg.evaluation.comparisons import verdict_of
+from enecg.evaluation.comparisons import compare, verdict_of
 from enecg.evaluation.figures import metric_figure, prediction_figure, reliability_figure
 from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.paper import draw_ecg
@@ -25,6 +25,7 @@ from enecg.evaluation.wording import (
     best,
     comparison_sentences,
     decision_sentence,
+    interval_note,
     number,
     summary,
     with_interval,
@@ -250,6 +251,60 @@ def test_the_best_is_lowest_or_highest_by_metric() -> None:
 )
 def test_digits(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_what_has_no_interval_says_why() -> None:
+    assert with_interval(None) == "–"
+    few = {"mean": 0.8123, "folds": [0.8], "n": 1200, "events": 4}
+    assert with_interval(few) == "0.812 (n 1,200, events 4)"
+    assert with_interval(few | {"defined_in": 2}) == "0.812 (n 1,200, in 2 folds)"
+    error = {"mean": 0.031, "folds": [0.031], "null_band": [0.01, 0.0451]}
+    assert with_interval(error) == "0.031 (if calibrated: 0.010–0.045)"
+    assert with_interval({"mean": 0.0, "folds": [0.0, 0.0]}) == "0.000"
+
+
+def test_a_comparison_without_interval_has_no_verdict_of_better_or_worse(tmp_path: Path) -> None:
+    truth, ours = predicted(GENDER, 1.0)
+    truth[:] = 0.0
+    truth[:15] = 1.0
+    where = (np.arange(120) % 3, np.arange(120).astype(str))
+    predictions = {"rocket": 1.0 - ours, "ensemble": ours, "uniform": ours[::-1]}
+    scores = {name: fold_summary(GENDER, truth, one, *where) for name, one in predictions.items()}
+    found = compare(GENDER, truth, predictions, scores, ["rocket"], *where, seed=0)
+    assert {one["verdict"] for one in found.values()} == {"no difference shown"}
+    for sentence in comparison_sentences(GENDER, found):
+        assert "[" not in sentence
+        assert sentence.endswith("– no difference shown (too few events for an interval: 5).")
+    results = {
+        "commit": None, "started": "", "hardware": {}, "seconds": {}, "peak_memory_mb": {},
+        "tasks": {"gender": {"n": 120, "predictors": scores, "comparisons": found}},
+    }  # fmt: skip
+    write_report(tmp_path / "report.html", results, [GENDER])
+    assert "(n 120, events 5)" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_verdict_is_by_the_interval_of_the_procedure() -> None:
+    """A difference that the records alone would show, and models trained anew would not."""
+    truth, ours = predicted(AGE, 0.9, 90)
+    rng = np.random.default_rng(3)
+    theirs = ours + rng.normal(0, 1, ours.shape)
+    where = (np.arange(90) % 3, np.arange(90))
+    for push in np.linspace(0.0, 1.0, 41):
+        both = {"ensemble": ours, "uniform": theirs + push * np.sign(theirs - truth[:, None])}
+        scores = {name: fold_summary(AGE, truth, one, *where) for name, one in both.items()}
+        [found] = compare(AGE, truth, both, scores, [], *where, seed=0).values()
+        inner, outer = (found["difference"][key] for key in ("ci95_given_models", "ci95"))
+        if inner[1] < 0.0 <= outer[1]:
+            assert found["verdict"] == "no difference shown"
+            break
+    else:
+        raise AssertionError("no such difference met")
+
+
+def test_notes_say_whose_the_intervals_are(results: dict[str, Any], html: str) -> None:
+    assert "all models trained anew" in html
+    for of, text in ((results, "the procedure"), (results | {"bundle": "b"}, "this bundle")):
+        assert f"95 %, for {text}" in interval_note(of)
 
 
 def test_the_table_is_readable_at_100_columns(results: dict[str, Any]) -> None:

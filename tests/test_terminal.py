@@ -14,14 +14,15 @@ import pytest
 from rich.console import Console
 
 from enecg import progress
+from enecg.ownership import MARK
 from enecg.progress import counting
 from enecg.records.synthetic import write_synthetic_cohort
 from pty_run import Shown, on_terminal
 from runs import REPOSITORY, settings, without_times, write_config
 
 RAYS_OWN = re.compile(
-    r"^\[\d{4}-\d\d-\d\d |^\d{4}-\d\d-\d\d \d\d:|core_worker|logging\.cc|metrics|Warning|WARNING"
-    r"|Traceback|Matplotlib|Tune Status|Trial name"
+    r"^\[\d{4}-\d\d-\d\d |^\d{4}-\d\d-\d\d \d\d:|core_worker|logging\.cc|metrics (agent|exporter)"
+    r"|Warning|WARNING|Traceback|Matplotlib|Tune Status|Trial name"
 )
 """Lines that come from a library, and say nothing to who runs a job."""
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|38|4[0-7]|48|9[0-7])[;m]")
@@ -95,6 +96,7 @@ def test_a_wide_terminal_without_colours_goes_on_with_it(
     _, before = at_80_columns
     run = tmp_path / "again"
     shutil.copytree(before / "experts", run / "experts")
+    shutil.copy(before / MARK, run / MARK)
     shown = job(
         "pipeline.py", "--config", str(config(store, run)), columns=200, NO_COLOR="1"
     )  # fmt: skip

@@ -40,8 +40,9 @@ def compare(
     dict
         ``best_expert``, ``uniform``, ``stacking`` → ``against`` (the predictor), ``metric``,
         ``difference`` (a Summary of ensemble − the other) and ``verdict``: ``better``, ``worse``,
-        ``the same`` (no prediction differs) or ``no difference shown`` (0 is in the interval). One
-        to which the metric does not apply, or that has no predictions, is absent.
+        ``the same`` (no prediction differs) or ``no difference shown`` (0 is in the procedure's
+        interval, or there are too few events for one). One to which the metric does not apply, or
+        that has no predictions, is absent.
     """
     metric = main_metric(task)
     against = {
@@ -59,7 +60,7 @@ def compare(
         )
         if difference is None:
             continue
-        verdict = verdict_of(metric, difference["ci95"])
+        verdict = verdict_of(metric, difference.get("ci95"))
         if np.array_equal(ours, theirs):
             verdict = "the same"
         found[name] = {
@@ -68,9 +69,8 @@ def compare(
     return found
 
 
-def verdict_of(metric: str, interval: Sequence[float]) -> str:
-    """Say what a 95 % interval of ours − theirs shows."""
-    low, high = interval
-    if low <= 0.0 <= high:
+def verdict_of(metric: str, interval: Sequence[float] | None) -> str:
+    """Say what a 95 % interval of ours − theirs, models trained anew, shows, if there is one."""
+    if interval is None or interval[0] <= 0.0 <= interval[1]:
         return "no difference shown"
-    return "better" if (high < 0.0) == (metric in LOWER_IS_BETTER) else "worse"
+    return "better" if (interval[1] < 0.0) == (metric in LOWER_IS_BETTER) else "worse"

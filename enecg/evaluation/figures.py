@@ -26,7 +26,7 @@ LABEL_WIDTH = 24  # characters
 
 
 def metric_figure(task: Task, predictors: Predictors) -> bytes:
-    """Draw the main metric of every predictor with its 95 % interval.
+    """Draw the main metric of every predictor with its 95 % interval, where it has one.
 
     Experts are grey, what combines them is blue, the dummy is a dotted line.
     """
@@ -37,7 +37,8 @@ def metric_figure(task: Task, predictors: Predictors) -> bytes:
     axes = figure.add_subplot()
     for row, (name, entry) in enumerate(entries.items()):
         color = BLUE if name in NOT_EXPERTS else GREY
-        axes.plot(entry["ci95"], [row, row], color=color, lw=2, solid_capstyle="round")
+        if "ci95" in entry:
+            axes.plot(entry["ci95"], [row, row], color=color, lw=2, solid_capstyle="round")
         axes.plot(entry["mean"], row, "o", color=color, ms=6)
         axes.plot(entry["folds"], [row] * len(entry["folds"]), "|", color=color, ms=7, alpha=0.7)
         axes.annotate(

@@ -59,7 +59,7 @@ def score(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> dict[str, flo
         nor predicted), with the most probable class as the answer; ``auroc`` and ``auprc``
         (average precision) of the second class where two are declared, else of each class present
         against the rest, averaged; ``ece``, the expected calibration error of the most probable
-        class over 15 bins of equal width (Guo et al., ICML 2017). Several labels: each label is
+        class over 15 bins, debiased (`debiased_calibration_error`). Several labels: each label is
         a yes-or-no question, "yes" from 0.5; ``accuracy`` is the share of right answers to all
         of them, ``precision``, ``recall`` and ``f1`` are means over the declared labels,
         ``auroc`` and ``auprc`` over those that some records have and others have not, and
@@ -79,9 +79,11 @@ def score(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> dict[str, flo
         return {}
     if task.kind == "regression":
         return _regression(truth, prediction[:, 0])
+    top, right = confidences(task, truth, prediction)
+    error = float(debiased_calibration_error(top, right[:, None])[0])
     if task.kind == "multilabel":
-        return _multilabel(truth > 0.5, prediction)
-    return _classification(truth.astype(np.int64), prediction)
+        return _multilabel(truth > 0.5, prediction) | {"ece": error}
+    return _classification(truth.astype(np.int64), prediction) | {"ece": error}
 
 
 def labelled(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> tuple[Floats, Floats]:
@@ -125,9 +127,64 @@ def labelled(task: Task, truth_B: Numbers, prediction_BC: Numbers) -> tuple[Floa
     return truth, prediction
 
 
+def confidences(
+    task: Task, truth_B: Floats, prediction_BC: Floats
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return the probability of each answer and whether it is right, of labelled records.
+
+    The most probable class of each record; of several labels, the answer to every one of them.
+
+    Parameters
+    ----------
+    task : Task
+        Of classes or labels.
+    truth_B, prediction_BC
+        What `labelled` returns.
+    """
+    if task.kind == "multilabel":
+        right_BC = (prediction_BC >= 0.5) == (truth_B > 0.5)
+        return np.maximum(prediction_BC, 1.0 - prediction_BC).ravel(), right_BC.ravel()
+    return prediction_BC.max(axis=1), prediction_BC.argmax(axis=1) == truth_B
+
+
 def confidence_bin(top_B: Floats) -> npt.NDArray[np.int64]:
     """Return which of the `ECE_BINS` equal bins (a, b] of (0, 1] each top probability is in."""
     return np.searchsorted(np.arange(1, ECE_BINS) / ECE_BINS, top_B, side="left").astype(np.int64)
+
+
+def debiased_calibration_error(top_B: Floats, right_BR: npt.NDArray[np.bool_]) -> Floats:
+    """Return the expected calibration error over 15 bins of equal width, debiased.
+
+    Chance alone makes the plain error of a perfectly calibrated model about 0.09 with 100 records:
+    in every bin the share of right answers differs from the mean confidence, and absolute values
+    never cancel. Each bin's squared gap between the two, less the variance of the share, estimates
+    the true squared gap without bias (Kumar, Liang and Ma, NeurIPS 2019); a negative one counts as
+    0. The error is the mean of the gaps over records, on the scale of Guo et al. (ICML 2017).
+
+    Parameters
+    ----------
+    top_B : float64 array, shape (B,)
+        Probability of each answer.
+    right_BR : bool array, shape (B, R)
+        Whether each answer is right, in R sets of labels.
+
+    Returns
+    -------
+    float64 array, shape (R,)
+        From 0 to 1.
+    """
+    used, bin_B = np.unique(confidence_bin(top_B), return_inverse=True)
+    in_bin_MB = (np.arange(used.size)[:, None] == bin_B).astype(np.float64)
+    size_M1 = in_bin_MB.sum(axis=1, keepdims=True)
+    share_MR = in_bin_MB @ right_BR / size_M1
+    gap_MR = share_MR - (in_bin_MB @ top_B)[:, None] / size_M1
+    # One record says nothing of its own variance: there, what the confidence implies.
+    implied_M1 = (in_bin_MB @ (top_B * (1.0 - top_B)))[:, None] / size_M1**2
+    observed_MR = share_MR * (1.0 - share_MR) / np.maximum(size_M1 - 1.0, 1.0)
+    variance_MR = np.where(size_M1 > 1, observed_MR, implied_M1)
+    true_gap_MR = np.sqrt(np.maximum(gap_MR**2 - variance_MR, 0.0))
+    error_R: Floats = (size_M1 * true_gap_MR).sum(axis=0) / top_B.size
+    return error_R
 
 
 def ranked_classes(n_classes: int) -> range:
@@ -156,7 +213,6 @@ def _classification(truth: npt.NDArray[np.int64], prediction: Floats) -> dict[st
         "precision": float(precision),
         "recall": float(recall),
         "f1": float(f1),
-        "ece": _calibration_error(prediction.max(axis=1), answer == truth),
     }
     present = np.unique(truth)
     if present.size > 1:
@@ -172,14 +228,12 @@ def _multilabel(truth_BC: npt.NDArray[np.bool_], prediction_BC: Floats) -> dict[
     hit_C, answered_C, present_C = (
         which_BC.sum(axis=0) for which_BC in (answer_BC & truth_BC, answer_BC, truth_BC)
     )
-    confidence_BC = np.maximum(prediction_BC, 1.0 - prediction_BC)
     scores = {
         "accuracy": float(right_BC.mean()),
         # Nothing to divide by means nothing was hit: 0 of 1 is the 0 that is wanted.
         "precision": float(np.mean(hit_C / np.maximum(answered_C, 1))),
         "recall": float(np.mean(hit_C / np.maximum(present_C, 1))),
         "f1": float(np.mean(2 * hit_C / np.maximum(present_C + answered_C, 1))),
-        "ece": _calibration_error(confidence_BC.ravel(), right_BC.ravel()),
     }
     ranked = [c for c in range(truth_BC.shape[1]) if 0 < truth_BC[:, c].sum() < len(truth_BC)]
     if ranked:
@@ -187,9 +241,3 @@ def _multilabel(truth_BC: npt.NDArray[np.bool_], prediction_BC: Floats) -> dict[
             areas = [metric(truth_BC[:, c], prediction_BC[:, c]) for c in ranked]
             scores[name] = float(np.mean(areas))
     return scores
-
-
-def _calibration_error(top: Floats, correct: npt.NDArray[np.bool_]) -> float:
-    # Share of a bin × |mean confidence − accuracy| is |sum of (confidence − correct)| / n.
-    gap = np.bincount(confidence_bin(top), weights=top - correct, minlength=ECE_BINS)
-    return float(np.abs(gap).sum() / top.size)

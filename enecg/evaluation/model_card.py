@@ -11,6 +11,7 @@ from enecg.evaluation.wording import (
     METRIC_NAMES,
     comparison_sentences,
     decision_sentence,
+    interval_note,
     metrics_of,
     with_interval,
 )
@@ -96,7 +97,7 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
             "",
             f"{results['n']:,} labelled records, cross-validated by group: mean over folds [95 % "
             "interval]. These are results of the procedure; this bundle is the procedure on all "
-            "groups.",
+            f"groups. {interval_note(results)}",
             "",
             "| metric | ensemble |",
             "|---|---|",

@@ -24,6 +24,7 @@ from enecg.evaluation.wording import (
     best,
     comparison_sentences,
     decision_sentence,
+    interval_note,
     metrics_of,
     pretraining_note,
     seen_in_pretraining,
@@ -102,7 +103,8 @@ def write_report(
             parts.append(
                 _figure(
                     metric_figure(task, predictors),
-                    "Dot: mean over folds; line: its 95 % interval; ticks: the folds.",
+                    "Dot: mean over folds; line: its 95 % interval, models trained anew; ticks: "
+                    "the folds.",
                 )
             )
         if out_of_sample and task.name in out_of_sample:
@@ -148,7 +150,7 @@ def _verdicts(task: Task, outcome: Mapping[str, Any]) -> list[str]:
         parts.append(f"<p>{escape(decision_sentence(outcome['decisions']))}</p>")
     if sentences := comparison_sentences(task, outcome.get("comparisons", {})):
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-        note = "Paired differences, ensemble minus the other [95 % interval]:"
+        note = "Paired differences, ensemble minus the other [95 % interval, models trained anew]:"
         parts.append(f'<p class="note">{note}</p><ul>{items}</ul>')
     return parts
 
@@ -166,12 +168,24 @@ def _header(results: Mapping[str, Any]) -> str:
         f"<dl>{rows}</dl>\n"
         '<p class="note">Cross-validation by group (the records of a patient, and identical '
         "signals): no group is in both training and test. "
-        "Numbers are means over folds with 95 % intervals from resampling groups within folds; "
-        "they do not include what training on other patients would change. The best expert is "
+        f"Numbers are means over folds. {escape(interval_note(results))} What other test patients "
+        "alone would change, the models being given, is in results.json. The calibration error "
+        "is debiased; “if calibrated” is what a perfectly calibrated model would show with so many "
+        "records. The best expert is "
         "picked by the same test numbers that are shown, which flatters it slightly. Shaded: "
         "best of its column.</p>"
         + (f'<p class="note">{escape(note)}</p>' if (note := pretraining_note(results)) else "")
+        + (
+            f'<p class="note">Note: {escape(said)}.</p>'
+            if (said := _subjects_note(results))
+            else ""
+        )
     )
+
+
+def _subjects_note(results: Mapping[str, Any]) -> str:
+    """What folds by record may do to results; empty where every record has a subject."""
+    return str(results.get("subjects", {}).get("note", ""))
 
 
 def _listed(value: Any) -> str:

@@ -15,6 +15,7 @@ from enecg.evaluation.metrics import main_metric
 from enecg.evaluation.wording import (
     METRIC_NAMES,
     best,
+    interval_note,
     metrics_of,
     pretraining_note,
     seen_in_pretraining,
@@ -58,7 +59,11 @@ def _table(results: Mapping[str, Any], tasks: list[Task], shown: int) -> Table:
     """The table with at most so many metrics for each task."""
     table = Table(box=SIMPLE, show_header=False, padding=(0, 1, 0, 0), caption_justify="left")
     seen = seen_in_pretraining(results)
-    notes = ["mean over folds [95 % interval]; * best", pretraining_note(results)]
+    notes = [
+        "mean over folds [95 % interval]; * best",
+        interval_note(results),
+        pretraining_note(results),
+    ]
     if shown < SHOWN:
         notes.append("on a wider terminal: more metrics; results.json has all")
     table.caption = Text("\n".join(printable(note) for note in notes if note))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logit
 
+from enecg.errors import brief
 from enecg.tasks import SEPARATOR, Task, known
 
 Floats = npt.NDArray[np.floating]
@@ -62,7 +63,7 @@ class Aim:
             return cls(text)
         found = _WITH_NUMBER.fullmatch(text)
         if found is None:
-            raise ValueError(f"{text!r} is no aim; allowed: {', '.join(AIMS)} (any number)")
+            raise ValueError(f"{brief(text)} is no aim; allowed: {', '.join(AIMS)} (any number)")
         kind, number = found[1], float(found[2])
         if kind != "cost" and not 0 < number < 1:
             raise ValueError(f"{text!r}: a {kind} lies between 0 and 1")

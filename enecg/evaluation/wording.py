@@ -30,7 +30,7 @@ METRIC_NAMES = {
 }
 
 Predictors = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""The ``predictors`` of one task in results.json: name → metric → mean, std, folds, ci95."""
+"""The ``predictors`` of one task in results.json: name → metric → `intervals.Summary`."""
 
 
 def metrics_of(task: Task, predictors: Predictors) -> list[str]:
@@ -48,11 +48,29 @@ def number(value: float) -> str:
 
 
 def with_interval(entry: Mapping[str, Any] | None) -> str:
-    """Write a metric as ``mean [low, high]``, or a dash where it does not apply."""
+    """Write a metric as ``mean [low, high]``, the procedure's interval.
+
+    Without an interval, with what explains that: the labelled records and the events (see
+    `events`), or in how many folds the metric is defined; for ``ece`` its null band. A dash where
+    the metric does not apply.
+    """
     if entry is None:
         return "–"
-    low, high = entry["ci95"]
-    return f"{number(entry['mean'])} [{number(low)}, {number(high)}]"
+    mean = number(entry["mean"])
+    if "ci95" in entry:
+        low, high = entry["ci95"]
+        return f"{mean} [{number(low)}, {number(high)}]"
+    reasons = []
+    if "null_band" in entry:
+        low, high = entry["null_band"]
+        reasons.append(f"if calibrated: {number(low)}–{number(high)}")
+    elif "n" in entry:
+        reasons.append(f"n {entry['n']:,}")
+    if "defined_in" in entry:
+        reasons.append(f"in {entry['defined_in']} fold{'s' * (entry['defined_in'] > 1)}")
+    elif "events" in entry:
+        reasons.append(f"events {entry['events']}")
+    return f"{mean} ({', '.join(reasons)})" if reasons else mean
 
 
 def best(metric: str, predictors: Predictors) -> str | None:
@@ -137,13 +155,38 @@ def comparison_sentences(task: Task, comparisons: Mapping[str, Any]) -> list[str
             sentences.append(f"Against {other}: the same predictions.")
             continue
         difference = found["difference"]
-        low, high = difference["ci95"]
+        interval, reason = "", ""
+        if "ci95" in difference:
+            low, high = difference["ci95"]
+            interval = f" [{signed(low)}, {signed(high)}]"
+        else:
+            reason = f" (too few events for an interval: {difference['events']})"
         sentences.append(
             f"Against {other}: {METRIC_NAMES[found['metric']]} differs by "
-            f"{signed(difference['mean'])} [{signed(low)}, {signed(high)}]"
-            f"{f' {task.unit}' if task.unit else ''} – {found['verdict']}."
+            f"{signed(difference['mean'])}{interval}"
+            f"{f' {task.unit}' if task.unit else ''} – {found['verdict']}{reason}."
         )
     return sentences
+
+
+def interval_note(results: Mapping[str, Any]) -> str:
+    """Say what the intervals in a table mean.
+
+    Parameters
+    ----------
+    results : mapping
+        What results.json holds, or what ``evaluate.py`` writes of a finished bundle.
+    """
+    of = (
+        "this bundle on other records of the same kind"
+        if "bundle" in results
+        else "the procedure, that is, with other patients of the same kind and all models trained "
+        "anew"
+    )
+    return (
+        f"Intervals: 95 %, for {of}. A fold with fewer than 10 events (patients of the rarest "
+        "class; for values, patients) gives no interval; n and the events stand in its place."
+    )
 
 
 def signed(value: float) -> str:

@@ -11,6 +11,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 
+from enecg.gate.balanced import record_weights
 from enecg.tasks import SMALLEST, Task, known
 
 Floats = npt.NDArray[np.floating]
@@ -167,8 +168,10 @@ def _isotonic(task: Task, prediction_BC: Floats, target_B: Floats) -> Calibratio
     holds_BC = target_B if task.kind == "multilabel" else target_B[:, None]
     low, high = 1 / (len(target_B) + 2), 1 - 1 / (len(target_B) + 2)  # never quite certain
     curves = []
-    for stated_B, holds_B in zip(stated_BC.T, holds_BC.T, strict=True):
-        curve = IsotonicRegression(y_min=low, y_max=high).fit(stated_B, holds_B)
+    weight = record_weights(task, target_B)
+    weight_BC = np.ones_like(holds_BC) if weight is None else weight.reshape(holds_BC.shape)
+    for stated_B, holds_B, weight_B in zip(stated_BC.T, holds_BC.T, weight_BC.T, strict=True):
+        curve = IsotonicRegression(y_min=low, y_max=high).fit(stated_B, holds_B, weight_B)
         points = (curve.X_thresholds_, curve.y_thresholds_)
         curves.append(tuple(tuple(map(float, values)) for values in points))
     return Calibration("isotonic", 1.0, tuple(curves))  # type: ignore[arg-type]

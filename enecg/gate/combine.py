@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
+from enecg.gate.balanced import record_weights
 from enecg.tasks import Task, known
 
 Array = npt.NDArray[np.float32]
@@ -45,8 +46,13 @@ def stacking_weights(task: Task, outputs_BEC: Array, target_B: Targets) -> npt.N
         wanted_BC = target_B
     else:
         wanted_BC = np.eye(task.width)[target_B.astype(int)]
-    design = outputs_BEC.transpose(0, 2, 1).reshape(-1, outputs_BEC.shape[1])
-    return _simplex_least_squares(design.astype(np.float64), wanted_BC.reshape(-1))
+    design = outputs_BEC.transpose(0, 2, 1).reshape(-1, outputs_BEC.shape[1]).astype(np.float64)
+    weight = record_weights(task, target_B)
+    if weight is None:
+        return _simplex_least_squares(design, wanted_BC.reshape(-1))
+    root_BC = np.broadcast_to(np.sqrt(weight.reshape(len(weight), -1)), wanted_BC.shape)
+    root = root_BC.reshape(-1)
+    return _simplex_least_squares(design * root[:, None], wanted_BC.reshape(-1) * root)
 
 
 def absolute_weights(outputs_BEC: Array, target_B: Targets) -> npt.NDArray[np.float64]:

@@ -21,6 +21,7 @@ from enecg.config import Config
 from enecg.errors import JobFailed
 from enecg.experiment import Experiment
 from enecg.files import fingerprint, replacing
+from enecg.gate.balanced import stage_2_tasks
 from enecg.gate.features import load_features
 from enecg.gate.network import gate_view
 from enecg.gate.space import GateChoice, Space, plain_choices
@@ -79,7 +80,9 @@ def _inputs_fingerprint(experiment: Experiment) -> str:
     """The fingerprint of what every trial depends on, whichever gates are tried."""
     config = experiment.config
     experts = {name: expert_fingerprint(experiment, name) for name in config.experts}
-    return fingerprint({"version": __version__, "experts": experts})
+    # Runs of unbalanced classes keep the fingerprint that they had before classes could count here.
+    counted = {"balanced": True} if config.stage1.class_weights == "balanced" else {}
+    return fingerprint({"version": __version__, "experts": experts, **counted})
 
 
 def search_gate(experiment: Experiment) -> None:
@@ -216,7 +219,7 @@ def load_arrays(experiment: Experiment) -> Arrays:
         outputs,
         experiment.targets,
         experiment.nested,
-        experiment.tasks,
+        stage_2_tasks(config.stage1, experiment.tasks),
         names,
         config.seed,
         load_features(experiment, gate_folder(config) / FEATURES)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from enecg.gate.balanced import BalancedTask, record_weights
 from enecg.gate.network import Gates, initial, leads_of, mix, weigh
 from enecg.gate.space import GateChoice
 from enecg.tasks import SMALLEST, Task, known
@@ -83,6 +84,7 @@ def epochs_of(
     optimizer = torch.optim.AdamW(
         learned, lr=choice.learning_rate, weight_decay=choice.weight_decay
     )
+    weight_UN = _class_weights(task, target_N, known_UN)
     order = np.random.default_rng(seed)
     shown = Gates(choice, {name: value.detach() for name, value in parameters.items()})
     for _ in range(choice.epochs):
@@ -98,7 +100,8 @@ def epochs_of(
             )
             mixed_UBC = mix(weights_UBCE, outputs_UBEC, choice, task)
             here_UB = here_UB & ~mixed_UBC.isnan().any(-1)  # some expert must have an output
-            loss_UB = _losses(mixed_UBC.nan_to_num(), target[rows], scale_U, task)
+            weight_UB = None if weight_UN is None else weight_UN[:, rows]
+            loss_UB = _losses(mixed_UBC.nan_to_num(), target[rows], scale_U, task, weight_UB)
             n_U = here_UB.sum(1).clamp_min(1)
             loss_U = torch.where(here_UB, loss_UB, 0.0).sum(1) / n_U
             if choice.balance > 0:
@@ -128,12 +131,33 @@ def _scale(target: Tensor, known_UN: Tensor, task: Task) -> tuple[Tensor, Tensor
     return means.nan_to_num(0.0), deviations.nan_to_num(1.0).clamp_min(1e-6)  # NaN: no label at all
 
 
-def _losses(mixed_UBC: Tensor, target_B: Tensor, scale_U: Tensor, task: Task) -> Tensor:
-    """Absolute error in deviations, or negative log-likelihood, shape (U, B)."""
+def _class_weights(
+    task: Task, target_N: npt.NDArray[np.float64], known_UN: Tensor
+) -> Tensor | None:
+    """Each gate's weights of the records it learns from, (U, N), or of their labels, (U, N, C).
+
+    None where all count alike.
+    """
+    if not isinstance(task, BalancedTask):
+        return None
+    weight_UN = torch.ones(len(known_UN), *target_N.shape)
+    for weight_N, learned_N in zip(weight_UN, known_UN, strict=True):
+        weight = record_weights(task, target_N[learned_N.numpy()])
+        if weight is not None:
+            weight_N[learned_N] = torch.from_numpy(weight).float()
+    return weight_UN
+
+
+def _losses(
+    mixed_UBC: Tensor, target_B: Tensor, scale_U: Tensor, task: Task, weight_UB: Tensor | None
+) -> Tensor:
+    """Absolute error in deviations, or negative log-likelihood by weight, shape (U, B)."""
     if task.kind == "regression":
         return (mixed_UBC[..., 0] - target_B).abs() / scale_U[:, None]
     if task.kind == "multilabel":
         right_UBC = torch.where(target_B > 0.5, mixed_UBC, 1 - mixed_UBC)
-        return -right_UBC.clamp_min(SMALLEST).log().mean(-1)
+        loss_UBC = -right_UBC.clamp_min(SMALLEST).log()
+        return (loss_UBC if weight_UB is None else loss_UBC * weight_UB).mean(-1)
     classes = target_B.long().expand(len(mixed_UBC), -1)[..., None]
-    return -mixed_UBC.gather(-1, classes)[..., 0].clamp_min(SMALLEST).log()
+    loss_UB = -mixed_UBC.gather(-1, classes)[..., 0].clamp_min(SMALLEST).log()
+    return loss_UB if weight_UB is None else loss_UB * weight_UB

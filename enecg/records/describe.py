@@ -33,6 +33,7 @@ def describe(store: RecordStore) -> str:
                 ("rejected", _share(counts["rejected"], counts["listed"])),
                 *_counted(counts["rejected_by_reason"], counts["listed"], indent="  "),
                 ("subjects", _number(counts["subjects"])),
+                *_without_subject(counts),
                 ("groups", _number(counts["groups"])),
                 *_duplicates(index),
                 *_size(store),
@@ -51,6 +52,12 @@ def describe(store: RecordStore) -> str:
     if metadata := store.description["metadata"]:
         parts.append("metadata: " + ", ".join(map(printable, metadata)))
     return "\n\n".join(part for part in parts if part)
+
+
+def _without_subject(counts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return how many records have no subject; nothing for a store that does not know."""
+    count = counts.get("without_subject", 0)
+    return [("without a subject", f"{_number(count)}  records; folds by record")] if count else []
 
 
 def _section(title: str, rows: Iterable[tuple[str, str]]) -> str:

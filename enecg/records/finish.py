@@ -25,6 +25,7 @@ from enecg.records.store import (
     REJECTED,
     write_table,
 )
+from enecg.records.subjects import subjects_state
 from enecg.signals import LEADS, N_SAMPLES, SAMPLING_RATE_HZ
 from enecg.storage import Folder
 
@@ -88,7 +89,8 @@ def finish(
             "n_samples": N_SAMPLES,
             "leads": list(LEADS),
             "row_group": ROW_GROUP,
-            "counts": _counts(index, rejects),
+            "counts": _counts(index, rejects, listing),
+            "subjects": subjects_state(without_subject(index, listing), index.num_rows),
             **described,
             "signals_left_out": _how_often(pc.list_flatten(outcomes["left_out"])),
             "files": {
@@ -148,11 +150,18 @@ def index_table(
     return pa.table(columns), described
 
 
-def who_is_counted(index: pa.Table) -> dict[str, int]:
-    """Return how many subjects and groups an index has."""
+def who_is_counted(index: pa.Table, listing: sources.Listing) -> dict[str, int]:
+    """Return how many subjects and groups an index has, and how many records without a subject."""
     return {
-        f"{who}s": pc.count_distinct(index[f"{who}_id"]).as_py() for who in ("subject", "group")
+        "subjects": pc.count_distinct(index["subject_id"]).as_py(),
+        "groups": pc.count_distinct(index["group_id"]).as_py(),
+        "without_subject": without_subject(index, listing),
     }
+
+
+def without_subject(index: pa.Table, listing: sources.Listing) -> int:
+    """Return how many records of an index have no subject in the corpus."""
+    return sum(name in listing.without_subject for name in index["record_id"].to_pylist())
 
 
 def _rejects(
@@ -175,14 +184,14 @@ def _rejects(
     )
 
 
-def _counts(index: pa.Table, rejects: pa.Table) -> dict[str, Any]:
+def _counts(index: pa.Table, rejects: pa.Table, listing: sources.Listing) -> dict[str, Any]:
     return {
         "listed": index.num_rows + rejects.num_rows,
         "accepted": index.num_rows,
         "rejected": rejects.num_rows,
         "rejected_by_reason": _how_often(rejects["reason"]),
         "changed": _how_often(pc.list_flatten(index["changed"])),
-        **who_is_counted(index),
+        **who_is_counted(index, listing),
     }
 
 

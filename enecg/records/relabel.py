@@ -6,7 +6,12 @@ from enecg.errors import JobFailed, UserError, one_line
 from enecg.progress import say
 from enecg.records import sources
 from enecg.records.corpus import Corpus
-from enecg.records.finish import index_table, who_is_counted, write_description
+from enecg.records.finish import (
+    index_table,
+    who_is_counted,
+    without_subject,
+    write_description,
+)
 from enecg.records.identifiers import identifiers
 from enecg.records.store import (
     DESCRIPTION,
@@ -16,6 +21,7 @@ from enecg.records.store import (
     RecordStore,
     write_table,
 )
+from enecg.records.subjects import subjects_state
 from enecg.storage import Folder, Place
 
 
@@ -72,7 +78,8 @@ def relabel(source: str, folder: Place, output: Place, labels: Place | None = No
     description = {
         **store.description,
         "format_version": FORMAT_VERSION,
-        "counts": {**store.description["counts"], **who_is_counted(index)},
+        "counts": {**store.description["counts"], **who_is_counted(index, listing)},
+        "subjects": subjects_state(without_subject(index, listing), index.num_rows),
         **described,
     }
     beside = store.folder.below(RELABELLED)

@@ -203,6 +203,10 @@ def _gpus_there() -> bool:
     return any(node.gpus for node in cluster_nodes())
 
 
+NARROWEST = 6
+"""Characters of a column, also on a narrow terminal."""
+
+
 def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
     """Return the plan for people to read."""
     table = Table("expert", "adaptation", "to embed", "workers", "GPUs each", "memory each",
@@ -210,6 +214,7 @@ def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
                   box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
     for column in table.columns:
         column.overflow = "fold"
+        column.min_width = NARROWEST
     table.columns[1].no_wrap = True
     first = startable(jobs, [], limit)
     for job in jobs:

@@ -14,7 +14,7 @@ from enecg.errors import UserError
 from enecg.label_text import shown
 from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import Listing, Source, gender_of, listing_from
-from enecg.records.sources.rhythms import rhythm_of
+from enecg.records.sources.rhythms import notes_on_other_rhythms, rhythm_of
 from enecg.records.sources.snomed import BY_WORD, CLASSES, RHYTHM_OF_CLASS
 from enecg.records.sources.wfdb_folder import headers
 from enecg.storage import Place
@@ -56,15 +56,17 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     )
     terms = said["dx"].map(terms_of, na_action="ignore")
     diagnoses = terms.map(classes_of, na_action="ignore")
+    rhythms = diagnoses.dropna().map(_rhythms)
     stems = pd.Series([path.rpartition("/")[2] for path in paths], dtype=object)
-    listed = pd.DataFrame({"record_id": stems, "subject_id": stems, "path": paths}).assign(
+    listed = pd.DataFrame({"record_id": stems, "subject_id": None, "path": paths}).assign(
         age=said["age"],
         gender=gender_of(said["sex"]),
-        report_label=diagnoses.map(_rhythm, na_action="ignore"),
+        report_label=rhythms.map(rhythm_of).reindex(diagnoses.index).astype(object),
         diagnoses=diagnoses,
         **{name: said[name] for name in ("dx", "rx", "hx", "sx")},
     )
-    return listing_from(listed, corpus.uri, _notes(terms), texts=("dx", "rx", "hx", "sx"))
+    notes = [*_notes(terms), *notes_on_other_rhythms(rhythms.tolist())]
+    return listing_from(listed, corpus.uri, notes, texts=("dx", "rx", "hx", "sx"))
 
 
 def _notes(terms: pd.Series) -> list[str]:
@@ -131,8 +133,8 @@ def classes_of(terms: list[str]) -> list[str] | None:
     return classes if classes or (terms and not unread) else None
 
 
-def _rhythm(classes: list[str]) -> str | None:
-    return rhythm_of({RHYTHM_OF_CLASS.get(name, "") for name in classes})
+def _rhythms(classes: list[str]) -> set[str]:
+    return {RHYTHM_OF_CLASS[name] for name in classes if name in RHYTHM_OF_CLASS}
 
 
 SOURCE = Source(

@@ -51,6 +51,8 @@ class Listing:
     texts : tuple of str
         Columns of metadata that are text by nature (reports, lists of codes): numbers among their
         values do not mean that the others are numbers that cannot be read.
+    without_subject : frozenset of str
+        The ``record_id`` of records whose subject the corpus does not say.
     """
 
     table: pd.DataFrame
@@ -58,6 +60,7 @@ class Listing:
     metadata: tuple[str, ...]
     notes: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    without_subject: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,8 @@ def listing_from(
     nameless = ids["record_id"].isna().to_numpy()
     if nameless.any():
         raise UserError(f"{origin}: row {int(nameless.argmax()) + 1} has no record_id")
+    unknown = ids["subject_id"].isna().to_numpy()
+    without_subject = frozenset(ids["record_id"][unknown])
     known = {task.column for task in TASKS.values()}
     others = [name for name in table.columns if name not in KEYS]
     table = table.assign(
@@ -181,5 +186,10 @@ def listing_from(
     metadata = tuple(name for name in others if name not in known)
     columns = [*KEYS, *labels, *metadata]
     return Listing(
-        table[columns].reset_index(drop=True), labels, metadata, tuple(notes), tuple(texts)
+        table[columns].reset_index(drop=True),
+        labels,
+        metadata,
+        tuple(notes),
+        tuple(texts),
+        without_subject,
     )

@@ -19,7 +19,7 @@ from enecg.records.sources.listing import (
     tidy,
     without_sentinels,
 )
-from enecg.records.sources.report_lines import rhythm_of_line
+from enecg.records.sources.report_lines import read_line
 from enecg.records.sources.rhythms import RHYTHMS
 from enecg.storage import Place, open_file
 
@@ -144,15 +144,18 @@ def _relative(path: str, corpus: Corpus) -> str:
 
 
 def _rhythm(values: pd.Series) -> pd.Series:
-    """Return rhythm codes; a line of a machine's report becomes what it says, others stay."""
-    return values.map(
-        lambda value: (
-            value
-            if not isinstance(value, str) or value in RHYTHMS
-            else rhythm_of_line(value) or value
-        ),
-        na_action="ignore",
-    )
+    """Return rhythm codes; a line of a machine's report becomes the rhythm that it states.
+
+    One that only doubts or denies a rhythm becomes missing; what names none stays.
+    """
+
+    def code(value: object) -> object:
+        if not isinstance(value, str) or value in RHYTHMS:
+            return value
+        reading = read_line(value)
+        return reading.rhythm if reading.named else value
+
+    return values.map(code, na_action="ignore")
 
 
 SOURCE = Source(

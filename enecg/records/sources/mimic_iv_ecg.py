@@ -14,7 +14,10 @@ from enecg.records.sources.listing import (
     read_csv,
     without_sentinels,
 )
-from enecg.records.sources.report_lines import rhythms_of_reports
+from enecg.records.sources.report_lines import (
+    reports_without_a_sure_rhythm,
+    rhythms_of_reports,
+)
 from enecg.storage import Place
 
 TABLE, MEASUREMENTS = "record_list.csv", "machine_measurements.csv"
@@ -65,7 +68,8 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
 def _measurements(corpus: Corpus) -> tuple[pd.DataFrame, list[str]]:
     """Return a row per study: intervals (ms), axes (degrees), rhythm, and the report's text.
 
-    With notes on what cannot be read, and on studies that have several rows: the first one counts.
+    With notes on what cannot be read, on reports that name no rhythm for sure, and on studies that
+    have several rows: the first one counts.
     """
     lines = [f"report_{number}" for number in range(_REPORT_LINES)]
     place = corpus.uri_of(MEASUREMENTS)
@@ -89,6 +93,10 @@ def _measurements(corpus: Corpus) -> tuple[pd.DataFrame, list[str]]:
         measured[name] = numbers
         if unreadable:
             notes.append(f"{place}: {name}: no number: {shown(unreadable)}; missing")
+    if unsure := reports_without_a_sure_rhythm(table[lines]):
+        notes.append(
+            f"{unsure:,} reports name a rhythm only in doubt or denial, so no report_label"
+        )
     measured = without_sentinels(measured).assign(
         report_label=rhythms_of_reports(table[lines]), report=report.where(report != "", None)
     )

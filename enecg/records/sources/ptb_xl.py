@@ -10,17 +10,20 @@ from enecg.errors import UserError
 from enecg.records.corpus import Corpus
 from enecg.records.label_table import check_own_subjects, with_identifiers, without_repeats
 from enecg.records.sources.listing import Listing, Source, listing_from, read_csv
-from enecg.records.sources.rhythms import rhythm_of
+from enecg.records.sources.rhythms import RHYTHMS, notes_on_other_rhythms, rhythm_of
 from enecg.storage import Place
 
 TABLE, STATEMENTS = "ptbxl_database.csv", "scp_statements.csv"
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+_YES = ("1", "1.0")
 _GENDERS = {"0": "male", "0.0": "male", "1": "female", "1.0": "female"}
 _TEXTS = (
     "device", "recording_date", "report", "scp_codes", "heart_axis", "infarction_stadium1",
     "infarction_stadium2", "baseline_drift", "static_noise", "burst_noise", "electrodes_problems",
     "extra_beats", "pacemaker",
 )  # fmt: skip
+_SAME_RHYTHM = {"PVT": "VTAC"}
+"""Other names of statements in `enecg.records.sources.rhythms.RHYTHMS`."""
 _USED = ("ecg_id", "patient_id", "age", "sex", "scp_codes", "filename_lr", "filename_hr")
 
 
@@ -55,6 +58,10 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
             raise UserError(f"{where}: ecg_id is empty")
         codes.append(_codes(row["scp_codes"], where))
         genders.append(_gender(row["sex"], where))
+    statements = _statements(corpus)
+    others = _other_rhythms(statements)
+    rhythms = [{_SAME_RHYTHM.get(code, code) for code in found} for found in codes]
+    notes += notes_on_other_rhythms(rhythms, others)
     listed = table.drop(columns=list(_USED)).assign(
         record_id=table["ecg_id"],
         subject_id=table["patient_id"],
@@ -62,15 +69,15 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         # 300 stands for "over 89"; as an impossible age it becomes missing, and is counted.
         age=table["age"],
         gender=pd.Series(genders, dtype=object),
-        report_label=pd.Series([rhythm_of(found) for found in codes], dtype=object),
+        report_label=pd.Series([rhythm_of(found, others) for found in rhythms], dtype=object),
         scp_codes=table["scp_codes"],
         # Of both, presence counts, whatever the likelihood.
         statements=pd.Series([list(found) for found in codes], dtype=object),
     )
-    if not corpus.exists(STATEMENTS):
+    if statements is None:
         note = f"{corpus.uri}: no {STATEMENTS}, so no column superclasses"
         return listing_from(listed, path, [*notes, note], _TEXTS)
-    superclass = _superclass_of(corpus)
+    superclass = _superclass_of(statements)
     found = [{superclass.get(code) for code in record} for record in codes]
     listed["superclasses"] = pd.Series(
         [[name for name in SUPERCLASSES if name in record] for record in found], dtype=object
@@ -101,11 +108,24 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _superclass_of(corpus: Corpus) -> dict[str, str]:
+def _statements(corpus: Corpus) -> pd.DataFrame | None:
+    """Return the table of statements, the first column their codes; None where it is not there."""
+    if not corpus.exists(STATEMENTS):
+        return None
+    return read_csv(corpus.uri_of(STATEMENTS), ("diagnostic", "diagnostic_class"))
+
+
+def _other_rhythms(statements: pd.DataFrame | None) -> list[str]:
+    """Return the rhythm statements of the table that `RHYTHMS` does not have, in its order."""
+    if statements is None or "rhythm" not in statements:
+        return []
+    codes = statements.iloc[:, 0][statements["rhythm"].isin(_YES)]
+    return [code for code in codes if code not in RHYTHMS and code not in _SAME_RHYTHM]
+
+
+def _superclass_of(statements: pd.DataFrame) -> dict[str, str]:
     """Return the super-class of every diagnostic statement."""
-    path = corpus.uri_of(STATEMENTS)
-    table = read_csv(path, ("diagnostic", "diagnostic_class"))
-    diagnostic = table[table["diagnostic"].isin(["1", "1.0"])]
+    diagnostic = statements[statements["diagnostic"].isin(_YES)]
     return dict(zip(diagnostic.iloc[:, 0], diagnostic["diagnostic_class"], strict=True))
 
 

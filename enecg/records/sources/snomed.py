@@ -79,5 +79,7 @@ RHYTHM_OF_CLASS = {
     "SVT": "SVTAC", "ATach": "SVTAC", "AVRT": "SVTAC", "AVNRT": "SVTAC", "PSVT": "PSVT",
     "PR": "PACE", "VPP": "PACE", "AP": "PACE", "VBig": "BIGU", "AB": "BIGU", "SVB": "BIGU",
     "VTrig": "TRIGU", "STach": "STACH", "SB": "SBRAD", "SA": "SARRH", "NSR": "SR",
+    "VF": "VFIB", "VFL": "VFIB", "VTach": "VTAC", "PVT": "VTAC", "AIVR": "VTAC", "IR": "VTAC",
+    "VEsR": "VTAC", "AVJR": "JUNC", "JTach": "JUNC", "AJR": "JUNC", "ARH": "EAR", "AAR": "EAR",
 }  # fmt: skip
 """What of them says which of `enecg.records.sources.rhythms.RHYTHMS` a record shows."""

@@ -1,0 +1,394 @@
+"""How often 95 % intervals hold the truth, and how often equal learners are called unequal.
+
+python benchmarks/coverage.py --json FILE [--data-sets 1000] [--workers 2]
+
+Many small data sets are simulated. On each, two equally good learners are cross-validated as a run
+does it, and every metric gets the procedure's interval. The truth is what the learner scores on
+10,000 fresh records, averaged over 200 trainings on fresh records of a training set's size. A
+verdict is false where the interval of the two learners' difference leaves out 0. "Before" are the
+intervals up to commit 8d1708f: groups drawn within folds, models given.
+
+A setting holds only the data sets in which an interval is given (ten events in every fold), as
+many as `--data-sets`; a setting in which that hardly ever happens is not listed.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes; threads would only disturb
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enecg.evaluation.bootstrap import resampled_means
+from enecg.evaluation.events import LEAST_EVENTS, fewest_events
+from enecg.evaluation.intervals import procedure_difference, procedure_interval
+from enecg.evaluation.judged import Judged, judge
+from enecg.evaluation.metrics import REGRESSION_METRICS
+from enecg.evaluation.null_band import null_band
+from enecg.evaluation.weighted_metrics import weighted_scores
+from enecg.tasks import TASKS, Task
+
+Array = np.ndarray
+FEATURES = 20
+"""Of every record; each of the two learners sees half of them, all equally informative."""
+POPULATION, TRAININGS = 10_000, 200
+RESAMPLES = 200
+CHUNKS = 4
+MOST_TRIES = 25
+"""Data sets drawn for one with enough events, before a setting is given up."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A kind of data set, learner and cross-validation.
+
+    Attributes
+    ----------
+    task : Task
+        ``gender`` (two classes) or ``age`` (a value).
+    n : int
+        Records.
+    prevalence : float
+        Of the second class.
+    signal : float
+        Distance of the classes in standard deviations, or the features' share in the value; 0:
+        labels are permuted, as it were.
+    folds, repeats : int
+        Of the cross-validation.
+    per_group : int
+        Records of one patient, who has one label and features in common.
+    unstable : bool
+        In each training a learner sees 1 to 5 features, chosen by chance.
+    """
+
+    task: Task
+    n: int
+    prevalence: float = 0.5
+    signal: float = 2.0
+    folds: int = 3
+    repeats: int = 1
+    per_group: int = 1
+    unstable: bool = False
+
+    @property
+    def name(self) -> str:
+        """What stands in the JSON, after the metric."""
+        parts = [f"n={self.n}"]
+        parts += [f"prevalence={self.prevalence:g}"] if self.task.kind == "classification" else []
+        parts += ["permuted labels"] if self.signal == 0 else []
+        parts += ["well separated"] if self.signal > 2 else []
+        parts += [f"folds={self.folds}"] if self.folds != 3 else []
+        parts += [f"repeats={self.repeats}"] if self.repeats != 1 else []
+        parts += [f"{self.per_group} records a patient"] if self.per_group != 1 else []
+        return ", ".join(parts + ["unstable learner"] * self.unstable)
+
+
+def settings() -> list[Setting]:
+    """Return everything that is simulated."""
+    sex, age = TASKS["gender"], TASKS["age"]
+    rare = [Setting(sex, n, p) for n in (100, 300, 1000) for p in (0.5, 0.1, 0.03)]
+    permuted = [Setting(sex, n, signal=0.0) for n in (100, 300, 1000)]
+    values = [Setting(age, n, signal=s) for n in (100, 300, 1000) for s in (1.0, 0.0)]
+    usual = Setting(sex, 300)
+    others = [
+        replace(usual, folds=2), replace(usual, folds=5), replace(usual, folds=10, n=1000),
+        replace(usual, signal=4.0), replace(usual, per_group=3), replace(usual, repeats=3),
+        replace(usual, repeats=3, signal=0.0), replace(usual, unstable=True),
+        replace(usual, unstable=True, repeats=5),
+    ]  # fmt: skip
+    return [*rare, *permuted, *values, *others]
+
+
+def draw(setting: Setting, n: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """Draw records: features (n, 20), labels and patients (n,)."""
+    patient = np.arange(n) // setting.per_group
+    patients = patient[-1] + 1
+    x = rng.normal(size=(n, FEATURES))
+    if setting.per_group > 1:
+        x = np.sqrt(0.5) * (x + rng.normal(size=(patients, FEATURES))[patient])
+    if setting.task.kind == "regression":
+        noise = rng.standard_t(5, size=patients)[patient]
+        return x, 50.0 + setting.signal * x.sum(1) / np.sqrt(FEATURES) + noise, patient
+    y = (rng.random(patients) < setting.prevalence)[patient].astype(float)
+    x += np.outer(y - 0.5, np.full(FEATURES, setting.signal * np.sqrt(2.0 / FEATURES)))
+    return x, y, patient
+
+
+def learn(setting: Setting, x: Array, y: Array, seen: Array) -> Any:
+    """Fit a linear discriminant or ridge regression to the features a learner sees."""
+    x = x[:, seen]
+    if setting.task.kind == "regression":
+        x_mean, y_mean = x.mean(0), y.mean()
+        gram = (x - x_mean).T @ (x - x_mean) + 5.0 * np.eye(x.shape[1])
+        w = np.linalg.solve(gram, (x - x_mean).T @ (y - y_mean))
+        return seen, w, y_mean - x_mean @ w
+    ill = y > 0.5
+    if ill.all() or not ill.any():
+        return seen, np.zeros(x.shape[1]), 5.0 if ill.all() else -5.0
+    means = np.stack([x[~ill].mean(0), x[ill].mean(0)])
+    rest = x - means[ill.astype(int)]
+    w = np.linalg.solve(rest.T @ rest / len(x) + 0.1 * np.eye(x.shape[1]), means[1] - means[0])
+    odds = np.log((ill.sum() + 1.0) / ((~ill).sum() + 1.0))
+    return seen, w, odds - w @ means.mean(0)
+
+
+def predict(setting: Setting, model: Any, x: Array) -> Array:
+    """Return values (n, 1) or probabilities of the two classes (n, 2)."""
+    seen, w, offset = model
+    answer = x[:, seen] @ w + offset
+    if setting.task.kind == "regression":
+        return answer[:, None]
+    second = 1.0 / (1.0 + np.exp(-np.clip(answer, -30.0, 30.0)))
+    return np.stack([1.0 - second, second], axis=1)
+
+
+def seen_by(setting: Setting, learner: int, rng: np.random.Generator) -> Array:
+    """Return which features one of the two learners sees in one training."""
+    if setting.unstable:
+        return rng.choice(FEATURES, rng.integers(1, 6), replace=False)
+    return np.arange(learner, FEATURES, 2)
+
+
+def truth(setting: Setting, seed: list[int]) -> dict[str, float]:
+    """Return what learning on a training set of one fold scores on average."""
+    rng = np.random.default_rng(seed)
+    n = round(setting.n * (1 - 1 / setting.folds)) // setting.per_group * setting.per_group
+    found: list[dict[str, float]] = []
+    for training in range(TRAININGS):
+        x, y, _ = draw(setting, n, rng)
+        model = learn(setting, x, y, seen_by(setting, training % 2, rng))
+        x, y, _ = draw(replace(setting, per_group=1), POPULATION, rng)
+        found.append(scores(setting.task, y, predict(setting, model, x)))
+    return {m: float(np.mean([one[m] for one in found if m in one])) for m in found[0]}
+
+
+def cross_validated(
+    setting: Setting, rng: np.random.Generator, *, only_with_events: bool
+) -> tuple[list[Judged], bool] | None:
+    """Cross-validate both learners on a fresh data set; say whether events suffice.
+
+    None where they do not and nothing else is wanted.
+    """
+    x, y, patient = draw(setting, setting.n, rng)
+    fold_RB = rng.integers(setting.folds, size=(setting.repeats, patient[-1] + 1))[:, patient]
+    group_B = np.char.mod("%04d", patient)
+    fewest = min(fewest_events(setting.task, y, fold_B, group_B) for fold_B in fold_RB)
+    if fewest < LEAST_EVENTS and only_with_events:
+        return None
+    predictions = np.zeros((2, setting.repeats, setting.n, setting.task.width))
+    rows = [[np.flatnonzero(fold_B == fold) for fold in range(setting.folds)] for fold_B in fold_RB]
+    for repeat, folds in enumerate(rows):
+        for test in folds:
+            rest = np.delete(np.arange(setting.n), test)
+            for learner in range(2):
+                model = learn(setting, x[rest], y[rest], seen_by(setting, learner, rng))
+                predictions[learner, repeat, test] = predict(setting, model, x[test])
+    both = [
+        Judged(
+            setting.task,
+            y,
+            predicted_RBC,
+            group_B,
+            rows,
+            [
+                [scores(setting.task, y[test], predicted_BC[test]) for test in folds]
+                for predicted_BC, folds in zip(predicted_RBC, rows, strict=True)
+            ],
+        )
+        for predicted_RBC in predictions
+    ]
+    return both, fewest >= LEAST_EVENTS
+
+
+def scores(task: Task, y: Array, predicted: Array) -> dict[str, float]:
+    """Return what `metrics.score` gives, but for ``ece``, ten times as fast."""
+    found = weighted_scores(task, y, predicted, np.ones((len(y), 1)))
+    return {metric: float(value) for metric, [value] in found.items() if not np.isnan(value)}
+
+
+def simulate(setting: Setting, seed: list[int], wanted: int) -> dict[str, list[list[float]]]:
+    """Return rows of numbers from many data sets.
+
+    ``new/<metric>``: mean, low, high, 1 where the verdict is false. ``before/<metric>``: the same
+    of the intervals before, for the first `wanted` data sets, events or not.
+    """
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list[list[float]]] = {}
+    given = 0
+    for tried in range(wanted * MOST_TRIES):
+        if given >= wanted <= tried:
+            break
+        made = cross_validated(setting, rng, only_with_events=tried >= wanted)
+        if made is None:
+            continue
+        (ours, theirs), enough = made
+        if tried < wanted:
+            ours_R, theirs_R = (resampled_means(one, RESAMPLES, 0) for one in (ours, theirs))
+            for metric in ours_R:
+                mean = ours.values(metric).mean()
+                if np.isnan([mean, theirs.values(metric).mean()]).any():
+                    continue  # no interval was given
+                low, high = np.nanpercentile(ours_R[metric], [2.5, 97.5])
+                least, most = np.nanpercentile(ours_R[metric] - theirs_R[metric], [2.5, 97.5])
+                row = [mean, low, high, not least <= 0.0 <= most]
+                rows.setdefault(f"before/{metric}", []).append(row)
+        if not enough or given >= wanted:
+            continue
+        given += 1
+        for metric in ours.metrics:
+            if not (ours.enough(metric) and theirs.enough(metric)):
+                continue
+            least, most = procedure_difference(ours, theirs, metric)
+            if (ends := procedure_interval(ours, metric)) is not None:
+                row = [ours.values(metric).mean(), *ends, not least <= 0.0 <= most]
+                rows.setdefault(f"new/{metric}", []).append(row)
+    return rows
+
+
+def calibrated(n: int, seed: list[int], wanted: int) -> dict[str, float]:
+    """Return how a perfectly calibrated model's calibration error comes out in three folds."""
+    rng = np.random.default_rng(seed)
+    task, inside, plain, debiased = TASKS["gender"], 0, [], []
+    for number in range(wanted):
+        second = 1.0 / (1.0 + np.exp(-1.5 * rng.normal(size=n)))
+        y = (rng.random(n) < second).astype(float)
+        predicted = np.stack([1.0 - second, second], axis=1)
+        judged = judge(task, y, predicted, rng.integers(3, size=n), np.arange(n).astype(str))
+        low, high = null_band(judged.confidences(), number)
+        debiased.append(float(judged.values("ece").mean()))
+        plain.append(float(np.mean([_plain_error(judged, rows) for rows in judged.rows[0]])))
+        inside += low <= debiased[-1] <= high
+    return {
+        "in the null band": inside / wanted,
+        "mean, before": float(np.mean(plain)),
+        "mean, debiased": float(np.mean(debiased)),
+    }
+
+
+def _plain_error(judged: Judged, rows: Array) -> float:
+    top = judged.prediction_RBC[0][rows].max(1)
+    right = judged.prediction_RBC[0][rows].argmax(1) == judged.truth_B[rows]
+    gap = np.bincount(np.ceil(top * 15).astype(int), weights=top - right)
+    return float(np.abs(gap).sum() / rows.size)
+
+
+def _work(job: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
+    kind, number, chunk, wanted = job
+    if kind == "calibrated":
+        return job, calibrated(number, [3, number], wanted)
+    setting, seed = settings()[number], [number, chunk]
+    return job, truth(setting, [1, *seed]) if kind == "truth" else simulate(
+        setting, [2, *seed], wanted
+    )
+
+
+def results_of(numbers: list[int], data_sets: int, workers: int) -> dict[str, Any]:
+    """Simulate some settings, by their number, and return what the JSON holds."""
+    chunks = min(CHUNKS, data_sets)
+    sizes = [data_sets // chunks + (c < data_sets % chunks) for c in range(chunks)]
+    jobs: list[tuple[Any, ...]] = [("truth", number, 0, 0) for number in numbers]
+    jobs += [("simulate", number, c, size) for number in numbers for c, size in enumerate(sizes)]
+    jobs += [("calibrated", n, 0, -(-data_sets // 4)) for n in (100, 300, 1000)]
+    true: dict[int, dict[str, float]] = {}
+    rows: dict[int, dict[str, list[list[float]]]] = {number: {} for number in numbers}
+    found: dict[str, Any] = {
+        "coverage": {}, "coverage_before": {}, "false_verdicts": 0.0, "false_verdicts_before": 0.0,
+        "false_verdicts_by_setting": {}, "truth": {}, "width": {}, "width_before": {},
+        "width_needed": {}, "calibrated": {},
+    }  # fmt: skip
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        done: Iterator[tuple[tuple[Any, ...], Any]] = pool.imap(_work, jobs)
+        for (kind, number, _, _), result in done:
+            if kind == "truth":
+                true[number] = result
+            elif kind == "calibrated":
+                found["calibrated"][f"n={number}"] = result
+            else:
+                for key, of_chunk in result.items():
+                    rows[number].setdefault(key, []).extend(of_chunk)
+    wrong: dict[str, list[float]] = {"new": [], "before": []}
+    for number in numbers:
+        for key, listed in rows[number].items():
+            which, metric = key.split("/")
+            if len(listed) < data_sets / 2:  # hardly ever given
+                continue
+            name = f"{metric}, {settings()[number].name}"
+            mean, low, high, false = np.array(listed, dtype=float)[:data_sets].T
+            covered = (low <= true[number][metric]) & (true[number][metric] <= high)
+            after = "" if which == "new" else "_before"
+            found[f"coverage{after}"][name] = float(covered.mean())
+            found[f"width{after}"][name] = float((high - low).mean())
+            wrong[which].append(float(false.mean()))
+            if which == "new":
+                found["false_verdicts_by_setting"][name] = float(false.mean())
+                found["truth"][name] = true[number][metric]
+                found["width_needed"][name] = float(3.92 * mean.std())
+    found["false_verdicts"] = float(np.mean(wrong["new"])) if wrong["new"] else 0.0
+    found["false_verdicts_before"] = float(np.mean(wrong["before"])) if wrong["before"] else 0.0
+    return found
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Return the tables of docs/intervals.md: per cent covered, in brackets before."""
+    lines = []
+    names = dict.fromkeys(name.partition(", ")[2] for name in found["coverage_before"])
+    for metrics in (
+        ("auroc", "auprc", "accuracy", "precision", "recall", "f1"),
+        REGRESSION_METRICS,
+    ):
+        heads = ["setting", *metrics, "width / needed", "false verdicts, %"]
+        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for name in names:
+            keys = [f"{metric}, {name}" for metric in metrics]
+            if keys[0] not in found["coverage_before"] and keys[2] not in found["coverage_before"]:
+                continue
+            cells = [name]
+            for key in keys:
+                new, before = found["coverage"].get(key), found["coverage_before"].get(key)
+                cells.append("–" if new is None else f"{100 * new:.1f}")
+                cells[-1] += "" if before is None else f" ({100 * before:.0f})"
+            given = [key for key in keys if key in found["coverage"]]
+            needed = [key for key in given if found["width_needed"][key] > 0.0]
+            widths = [found["width"][key] / found["width_needed"][key] for key in needed]
+            false = [100 * found["false_verdicts_by_setting"][key] for key in given]
+            for values in (widths, false):
+                cells.append(f"{min(values):.1f}–{max(values):.1f}" if values else "–")
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Simulate every setting; print a table and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--data-sets", type=int, default=1000, help="per setting")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    arguments = parser.parse_args()
+    if arguments.data_sets < 1 or arguments.workers < 1:
+        parser.error("--data-sets and --workers must be at least 1")
+    started = time.monotonic()
+    numbers = list(range(len(settings())))
+    found = results_of(numbers, arguments.data_sets, arguments.workers)
+    arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(markdown(found))
+    print(f"calibration error of a calibrated model: {found['calibrated']}")
+    print(
+        f"false verdicts: {found['false_verdicts']:.3f}, before "
+        f"{found['false_verdicts_before']:.3f}; {time.monotonic() - started:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

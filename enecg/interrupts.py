@@ -5,7 +5,7 @@ any moment: while libraries are loaded, while Ray starts (which takes signals fo
 C++ code holds the child. It ends the child first: a driver that outlives its cluster, even for a
 moment, ends in Ray's own way, with a stack trace and another exit code.
 
-Only the standard library is imported: jobs call `install` before anything that takes time to load.
+Nothing that takes time is imported: jobs call `install` before anything that takes time to load.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+
+from enecg.printable import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -200,7 +202,7 @@ def _say(line: str) -> None:
     """Print a line on standard error; not at the price of hanging where nobody reads it."""
     # A progress bar may stand in this line, with the cursor hidden.
     bar = os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb"
-    text = f"{_OVER_A_BAR if bar else ''}{line}\n"
+    text = f"{_OVER_A_BAR if bar else ''}{printable(line)}\n"
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [2], [], 1.0)[1]:
             os.write(2, text.encode("utf-8", "backslashreplace"))

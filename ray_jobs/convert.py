@@ -153,9 +153,14 @@ def main(
             raise UserError(f"missing option {', '.join(lacking)} (see --help)")
         if new_labels:
             _allow(given, "--relabel", {"--relabel", "--source", "--input", "--output", "--labels"})
+            interrupts.keeps(f"the labels in {output} are whole, old or new")
             store = relabel(source, input, output, labels)
         else:
-            interrupts.keeps(f"finished shards in {output} are kept")
+            again = "run the same command again"
+            interrupts.keeps(
+                f"finished shards in {output} are kept",
+                f"{again}, without --overwrite" if overwrite else again,
+            )
             store = convert(
                 source, input, output, labels, workers, limit,
                 MAX_REJECTED if max_rejected is None else max_rejected, overwrite,

@@ -72,6 +72,13 @@ def test_a_signal_to_the_job_itself_is_the_parents() -> None:
     assert ended(job) == (143, "interrupted (SIGTERM): all is kept; go on\n")
 
 
+def test_the_line_is_one_line_whatever_a_path_holds() -> None:
+    job = start("interrupts.keeps('a\\x1b[2J\\nb\\udcff'); print('ready', flush=True)\n" + SLEEP)
+    job.terminate()
+    told = "a\\x1b[2J\\nb\\udcff; run the same command again"
+    assert ended(job) == (143, f"interrupted (SIGTERM): {told}\n")
+
+
 def test_orphans_of_the_job_are_ended() -> None:
     orphan = "import subprocess; subprocess.run('sleep 600 >/dev/null 2>&1 &', shell=True)\n"
     job = start(orphan + READY + SLEEP)

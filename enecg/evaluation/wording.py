@@ -223,7 +223,16 @@ def decision_sentence(decisions: Mapping[str, Mapping[str, Any]]) -> str:
     counts = ", ".join(f"{way} {others.count(way)}" for way in dict.fromkeys(others))
     if any(found["way"] == "absolute_stacking" for found in decisions.values()):
         counts += " (absolute_stacking: one weight per expert, by the least absolute error)"
+    plain = [one.get("plain_gate", "") for scope, one in decisions.items() if scope != "all"]
+    best = [name for name in plain if name]
+    named = ", ".join(f"{name} {best.count(name)}" for name in dict.fromkeys(best))
+    row = (
+        f" In {len(best)} of {len(plain)} outer folds no gate was better than what looks at no "
+        f"record, and the row `gate` is that ({named})."
+        if best
+        else ""
+    )
     return (
-        f"{text} In the outer folds, each deciding for itself: {counts}. "
+        f"{text} In the outer folds, each deciding for itself: {counts}.{row} "
         f"Calibration: {bundled['calibration']}."
     )

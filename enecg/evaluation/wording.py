@@ -11,6 +11,7 @@ from enecg.evaluation.metrics import (
     REGRESSION_METRICS,
     main_metric,
 )
+from enecg.evaluation.operating_points import RATES
 from enecg.tasks import Task
 
 NOT_EXPERTS = (
@@ -27,6 +28,10 @@ METRIC_NAMES = {
     "recall": "Recall",
     "accuracy": "Accuracy",
     "ece": "ECE",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
 }
 
 Predictors = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -35,7 +40,7 @@ Predictors = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 def metrics_of(task: Task, predictors: Predictors) -> list[str]:
     """Return the metrics that any predictor of a task has, the main one first."""
-    known = REGRESSION_METRICS if task.kind == "regression" else CLASSIFICATION_METRICS
+    known = REGRESSION_METRICS if task.kind == "regression" else (*CLASSIFICATION_METRICS, *RATES)
     main = main_metric(task)
     ordered = [main, *(metric for metric in known if metric != main)]
     return [m for m in ordered if any(m in scores for scores in predictors.values())]
@@ -186,6 +191,31 @@ def interval_note(results: Mapping[str, Any]) -> str:
     return (
         f"Intervals: 95 %, for {of}. A fold with fewer than 10 events (patients of the rarest "
         "class; for values, patients) gives no interval; n and the events stand in its place."
+    )
+
+
+def answers_note(task: Task, outcome: Mapping[str, Any]) -> str:
+    """Say how `deployed` answers; for values, what its prediction intervals are worth.
+
+    Parameters
+    ----------
+    outcome : mapping
+        The task's part of results.json.
+    """
+    if task.kind != "regression":
+        found = outcome.get("decisions", {}).get("all", {}).get("thresholds")
+        if not found:
+            return ""
+        named = ", ".join(f"{name} {number(value)}" for name, value in found.items())
+        return f"`deployed` answers by threshold; those of the bundle: {named}."
+    covered = outcome.get("prediction_interval")
+    if covered is None:
+        return ""
+    unit = f" {task.unit}" if task.unit else ""
+    return (
+        f"Prediction intervals for {covered['share']:.0%} of records held "
+        f"{covered['coverage']:.1%} of the {covered['n']:,} test records; mean width "
+        f"{number(covered['mean_width'])}{unit}."
     )
 
 

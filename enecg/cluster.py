@@ -20,6 +20,7 @@ from enecg.errors import UserError
 from enecg.progress import say
 from enecg.ray_core import quieten
 from enecg.ray_start import join, named_address, start_local
+from enecg.ray_token import has_token
 
 
 def connect() -> None:
@@ -28,8 +29,7 @@ def connect() -> None:
     A cluster is joined where ``RAY_ADDRESS`` names one (``ray job submit`` and ``--address`` set
     it), and nowhere else: whatever else runs on this machine is left alone. A local one gets at
     least four logical CPUs: Ray Data inside a Ray Train job starves where the train workers hold
-    every CPU. Its dashboard listens on loopback; Ray's token authentication, which guards its
-    other ports, stays on.
+    every CPU. It listens on loopback only, and Ray's token authentication is on.
 
     Raises
     ------
@@ -59,7 +59,8 @@ def connect() -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         context = start_local(local_cpus())
         shown = f"; dashboard: http://{context.dashboard_url}" if context.dashboard_url else ""
-        say(f"started a local Ray cluster of its own, token authentication on{shown}")
+        on = "on" if has_token() else "off (RAY_AUTH_MODE)"
+        say(f"started a local Ray cluster of its own, token authentication {on}{shown}")
     interrupts.take_back()  # Ray has handlers of its own
     quieten()
     # Ray Data advises on how to split files whenever there are few of them.

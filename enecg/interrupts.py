@@ -167,8 +167,7 @@ def _wait_for(child: int, ending: set[signal.Signals], told: _Told) -> int:
             continue
         if number not in ending and code is None:
             continue
-        end_descendants()
-        _reap(child)
+        _end_descendants()
         facts = told.heard()
         for folder in facts["temporary"]:
             shutil.rmtree(folder, ignore_errors=True)
@@ -207,11 +206,14 @@ def _say(line: str) -> None:
             os.write(2, text.encode("utf-8", "backslashreplace"))
 
 
-def end_descendants() -> None:
+def _end_descendants() -> None:
     """Kill every process that this one started, directly or not, and wait until all are gone."""
     until = time.monotonic() + _KILLING_SECONDS
-    while (found := descendants(os.getpid())) and time.monotonic() < until:
-        end(found)
+    with contextlib.suppress(ChildProcessError):  # no children are left, so nothing below them
+        while time.monotonic() < until:
+            end(descendants(os.getpid()))  # one that is born meanwhile may be overlooked, once
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
 def end(processes: Iterable[int]) -> None:

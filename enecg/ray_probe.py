@@ -24,6 +24,7 @@ from ray.core.generated import gcs_pb2, gcs_service_pb2, gcs_service_pb2_grpc
 from ray.exceptions import AuthenticationError
 
 from enecg.errors import UserError, one_line
+from enecg.ray_token import has_token
 
 _GCS: Any = gcs_service_pb2  # made by protoc, without types
 _ALIVE: Any = gcs_pb2.GcsNodeInfo.GcsNodeState.ALIVE  # type: ignore[attr-defined]
@@ -106,15 +107,24 @@ def _metadata(channel: Any, address: str, token: str) -> Any:
 
 def _token_asked_for(channel: Any, address: str) -> str:
     """Return the token that the cluster asks for, empty where it asks for none."""
+    loader = AuthenticationTokenLoader.instance()
     if _metadata(channel, address, "") is not None:
+        if has_token() and not loader.has_token(
+            ignore_auth_mode=True
+        ):  # Ray's own client would not go on
+            raise UserError(
+                f"the Ray cluster at {address} asks for no token, but RAY_AUTH_MODE=token is set "
+                "here and there is none to send: leave RAY_AUTH_MODE out"
+            )
         return ""
     refusal = f"the Ray cluster at {address} asks for a token that this process does not have"
     try:
         if not maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
             raise UserError(f"{refusal}: {_TOKEN_REMEDY}")
-        token: str = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
+        token: str = loader.get_raw_token(ignore_auth_mode=True)
     except (AuthenticationError, RuntimeError) as error:
-        raise UserError(f"{refusal} ({one_line(error)}): {_TOKEN_REMEDY}") from None
+        why = one_line(error).partition(". ")[0]  # then Ray's own advice
+        raise UserError(f"{refusal} ({why}): {_TOKEN_REMEDY}") from None
     if not token or _metadata(channel, address, token) is None:
         raise UserError(f"{refusal} (it has another one): {_TOKEN_REMEDY}")
     return token

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import socket
 import sys
 import tempfile
@@ -26,12 +25,15 @@ from enecg import interrupts
 from enecg.errors import JobFailed, UserError, last_line, one_line
 from enecg.progress import say
 from enecg.ray_probe import check_cluster
+from enecg.ray_token import provide_token
 
 JOIN_SECONDS = 60.0
 """For Ray's own client, once the cluster has answered; it takes a few."""
 _SOCKETS = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
 _LONGEST_SOCKET = 107
 """Bytes of a socket's path, in Linux."""
+_LEAST_SPACE = 1 << 20
+"""Bytes for the first logs of a cluster."""
 _TOO_SLOW = "timed out during startup"
 _SLOW_SECONDS = 20.0
 """A start that fails sooner does not fail because the machine is busy."""
@@ -102,12 +104,12 @@ def start_local(cpus: int) -> Any:
     Raises
     ------
     UserError
-        There is no place for its files.
+        There is no place for its files, or a variable of Ray's names something impossible.
     JobFailed
         It does not start.
     """
     _check_port()
-    _make_a_token_if_there_is_none()
+    provide_token()
     place = _place_of_sockets()
     for attempt in range(2):
         before, began = set(interrupts.descendants(os.getpid())), time.monotonic()
@@ -202,8 +204,9 @@ def _place_of_sockets() -> str | None:
             continue
         try:
             Path(place).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=place) as file:
-                file.write(b"\0" * 4096)
+            rays = Path(place, "ray")  # another user's, perhaps
+            with tempfile.TemporaryFile(dir=rays if rays.exists() else place) as file:
+                file.write(b"\0" * _LEAST_SPACE)
         except OSError as error:
             refused.append(one_line(error))
             continue
@@ -214,20 +217,6 @@ def _place_of_sockets() -> str | None:
         f"no place for Ray's files: {'; '.join(refused)}; set RAY_TMPDIR to a short path that can "
         "be written to"
     )
-
-
-def _make_a_token_if_there_is_none() -> None:
-    """Make a token for a local cluster where Ray could not leave one in the home folder."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    folder = Path(os.path.expanduser("~/.ray"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        usable = os.access(folder / "auth_token", os.R_OK) or os.access(folder, os.W_OK)
-    except OSError:
-        usable = False
-    if not usable:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # goes to the cluster's processes
 
 
 @contextlib.contextmanager

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -153,6 +157,30 @@ def test_a_stopped_terminal_job_goes_on() -> None:
     wait_for_state(child, "SR")
     job.terminate()
     assert ended(job)[0] == 143
+
+
+def test_ctrl_c_on_a_terminal() -> None:
+    """It reaches the parent only; the line stands in place of a progress bar."""
+    ours, theirs = pty.openpty()
+    bar = "sys.stderr.write('\\x1b[?25l 50 %'); sys.stderr.flush()\n"
+    job = subprocess.Popen(
+        [sys.executable, "-c", JOB + bar + READY + SLEEP],
+        stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
+        env=os.environ | {"TERM": "xterm"}, text=True,
+    )  # fmt: skip
+    os.close(theirs)
+    assert job.stdout is not None
+    assert job.stdout.readline() == "ready\n"
+    os.write(ours, b"\x03")
+    assert job.wait(60) == 130
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal shows
+        while part := os.read(ours, 1000):
+            shown += part
+    job.stdout.close()
+    os.close(ours)
+    assert shown.endswith(b"\r\x1b[2K\x1b[?25hinterrupted (SIGINT): all is kept; go on\r\n"), shown
 
 
 def wait_for_state(process: int, states: str) -> None:

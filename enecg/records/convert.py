@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from enecg.records import sources
 from enecg.records.corpus import Corpus
 from enecg.records.finish import finish
 from enecg.records.options import MAX_REJECTED, SEED
-from enecg.records.parts import Claim, claim, read_outcomes, shards_to_do
+from enecg.records.parts import Claim, claim, held, read_outcomes, shards_to_do
 from enecg.records.shard_file import shard_name
 from enecg.records.shard_task import convert_shard
 from enecg.records.store import DESCRIPTION, REJECTED, RecordStore
@@ -108,17 +109,19 @@ def convert(
         "enecg": enecg.__version__,
         "lead names": dict(lead_names) if lead_names else None,
     }
-    try:
-        mine = claim(store, arguments, overwrite)
-    except OSError as error:
-        raise UserError(f"--output {output}: {one_line(error)}") from None
-    if store.exists(DESCRIPTION):
-        mine.release()  # a kill came when only this was left to do
-    else:
-        origin: dict[str, Any] = {"source": source, "seed": seed, "limit": limit}
-        if lead_names:
-            origin["lead_names"] = dict(lead_names)
-        _make(mine, corpus, listing, workers, origin)
+    with ExitStack() as until_made:
+        try:
+            until_made.enter_context(held(store))
+            mine = claim(store, arguments, overwrite)
+        except OSError as error:
+            raise UserError(f"--output {output}: {one_line(error)}") from None
+        if store.exists(DESCRIPTION):
+            mine.release()  # a kill came when only this was left to do
+        else:
+            origin: dict[str, Any] = {"source": source, "seed": seed, "limit": limit}
+            if lead_names:
+                origin["lead_names"] = dict(lead_names)
+            _make(mine, corpus, listing, workers, origin)
     made = RecordStore.open(store)
     counts = made.description["counts"]
     share = counts["rejected"] / counts["listed"]

@@ -6,12 +6,15 @@ All of it lies in the folder ``.unfinished`` of the store and is removed, the ar
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
@@ -94,6 +97,37 @@ class Claim:
         remove_half_written(self.store)
         self.store.remove(_OUTCOMES)
         self.store.remove(UNFINISHED)
+
+
+@contextmanager
+def held(store: Folder) -> Iterator[None]:
+    """Hold a store's folder for this process; the lock ends with the process, however that ends.
+
+    In object storage, and on file systems without locks, a later job takes the store over instead:
+    see `claim`.
+
+    Raises
+    ------
+    UserError
+        Another process makes a store there.
+    """
+    if store.remote or store.path.is_file():  # `claim` refuses a file
+        yield
+        return
+    store.path.mkdir(parents=True, exist_ok=True)
+    folder = os.open(store.path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"--output {store.uri}: another conversion works in this folder; wait for it "
+                    "or give another"
+                ) from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:

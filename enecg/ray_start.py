@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from enecg.ray_token import provide_token
 
 JOIN_SECONDS = 60.0
 """For Ray's own client, once the cluster has answered; it takes a few."""
+START_SECONDS = 75.0
+"""For a local cluster's start; 5 s as a rule, 30 s on a machine with ten times its work."""
 _SOCKETS = len("/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
 _LONGEST_SOCKET = 107
 """Bytes of a socket's path, in Linux."""
@@ -87,7 +89,8 @@ def join(address: str) -> Any:
     try:
         with _stderr_kept():  # gRPC and Ray's core, which are not Python, say more than is of use
             check_cluster(address)
-            with _giving_up_after(JOIN_SECONDS, f"the Ray cluster at {address} does not answer"):
+            hangs = f"error: the Ray cluster at {address} does not answer"
+            with _timed((JOIN_SECONDS, lambda: interrupts.give_up(hangs, 2))):
                 return ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except UserError:
         raise
@@ -111,11 +114,21 @@ def start_local(cpus: int) -> Any:
     _check_port()
     provide_token()
     place = _place_of_sockets()
+    before = set(interrupts.descendants(os.getpid()))
+
+    def end_its_processes() -> None:
+        interrupts.end(set(interrupts.descendants(os.getpid())) - before)
+
+    hangs = "failed: cannot start a local Ray cluster: it hangs; try again later"
+    limits = (
+        (START_SECONDS, end_its_processes),  # Ray's own client then fails, as a rule
+        (START_SECONDS + 30, lambda: interrupts.give_up(hangs, 1)),
+    )
     for attempt in range(2):
-        before, began = set(interrupts.descendants(os.getpid())), time.monotonic()
+        began = time.monotonic()
         said = ""
         try:
-            with _stderr_kept() as kept, _on_loopback():
+            with _stderr_kept() as kept, _on_loopback(), _timed(*limits):
                 try:
                     return ray.init(
                         address="local",
@@ -129,7 +142,7 @@ def start_local(cpus: int) -> Any:
                     said = kept()
         except Exception as error:
             ray.shutdown()
-            interrupts.end(set(interrupts.descendants(os.getpid())) - before)
+            end_its_processes()
             seconds = time.monotonic() - began
             slow = _TOO_SLOW in f"{error} {said}" or seconds > _SLOW_SECONDS
             if slow and attempt == 0:
@@ -177,15 +190,17 @@ def _check_port() -> None:
 
 
 @contextlib.contextmanager
-def _giving_up_after(seconds: float, why: str) -> Iterator[None]:
-    """End the process with one line where the block takes longer: it cannot be interrupted."""
-    timer = threading.Timer(seconds, interrupts.give_up, [f"error: {why}", 2])
-    timer.daemon = True
-    timer.start()
+def _timed(*later: tuple[float, Callable[[], object]]) -> Iterator[None]:
+    """Do something after so many seconds, unless the block has ended by then."""
+    timers = [threading.Timer(seconds, do) for seconds, do in later]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def _place_of_sockets() -> str | None:

@@ -61,9 +61,9 @@ def _make_token(file: Path) -> None:
     if file.exists():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    mine = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    mine = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as new:
+        with open(os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
             new.write(secrets.token_hex(32))
         with contextlib.suppress(FileExistsError):
             os.link(mine, file)

@@ -91,7 +91,7 @@ def test_results_hold_what_the_contract_promises(finished: Path) -> None:
         assert set(predictors) == PREDICTORS | ({"absolute_stacking"} & {*predictors})
         assert ("absolute_stacking" in predictors) == (task == "rr_interval")
         for scores in predictors.values():
-            assert set(scores) == metrics
+            assert metrics - {"ppv", "npv"} <= set(scores) <= metrics  # dummy answers one class
             for metric, summary in scores.items():
                 if metric in (*RATES, "classes"):
                     continue

@@ -21,9 +21,9 @@ from enecg.cluster import peak_memory_mb
 from enecg.config import OTHER_PREDICTORS, Config
 from enecg.errors import JobFailed
 from enecg.evaluation.comparisons import compare
-from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.kept_predictions import FILE, OutOfFold, write_predictions
 from enecg.evaluation.paper import draw_ecg
+from enecg.evaluation.predictors import judge_predictors
 from enecg.evaluation.report import write_report
 from enecg.evaluation.reporting import reporting_items
 from enecg.evaluation.thresholds import answers
@@ -89,7 +89,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         said = predict_test_groups(task, arrays, chosen, gates)
         predictions, weights_NE = said.by_predictor, said.weights_NE
         say(f"{task.name}: intervals")
-        summaries[task.name] = judge(task, predictions, arrays, chosen)
+        summaries[task.name] = judge(task, said, arrays, chosen)
         out_of_sample[task.name] = (experiment.targets[task.name], predictions["ensemble"])
         gate_weights[task.name] = dict(
             zip(arrays.experts, weights_NE.mean(0).tolist(), strict=True)
@@ -261,20 +261,26 @@ def _mixtures(
 
 
 def judge(
-    task: Task, predictions: Predictions, arrays: Arrays, chosen: dict[Key, Chosen]
+    task: Task, said: TestPredictions, arrays: Arrays, chosen: dict[Key, Chosen]
 ) -> dict[str, Any]:
     """Return what results.json says of one task."""
     truth_N, nested = arrays.targets[task.name], arrays.nested
+    predictions = said.by_predictor
     where = (nested.outer_N, nested.group_N)
-    summaries = {
-        name: fold_summary(task, truth_N, predicted, *where, seed=arrays.seed)
-        for name, predicted in predictions.items()
-    }
+    judged = judge_predictors(
+        task, truth_N, predictions, said.answers_N, said.half_width_N, *where, seed=arrays.seed
+    )
     return {
+        **judged,
         "n": int(known(truth_N).sum()),
-        "predictors": summaries,
         "comparisons": compare(
-            task, truth_N, predictions, summaries, arrays.experts, *where, seed=arrays.seed
+            task,
+            truth_N,
+            predictions,
+            judged["predictors"],
+            arrays.experts,
+            *where,
+            seed=arrays.seed,
         ),
         "decisions": {
             scope: {
@@ -283,6 +289,8 @@ def judge(
                 "gain_of_gates": choice.gain,
                 "standard_error": choice.error,
                 "calibration": choice.calibration.kind,
+                "plain_gate": choice.best_plain,
+                "thresholds": dict(zip(task.classes, choice.thresholds, strict=False)),
             }
             for (name, scope), choice in chosen.items()
             if name == task.name

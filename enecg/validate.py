@@ -14,8 +14,9 @@ from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
 from enecg.errors import UserError, did_you_mean
 from enecg.evaluation.comparisons import compare
-from enecg.evaluation.intervals import fold_summary
+from enecg.evaluation.predictors import judge_predictors
 from enecg.evaluation.table import results_table
+from enecg.evaluation.thresholds import answers
 from enecg.evaluation.wording import comparison_sentences
 from enecg.experts.corpora import overlap
 from enecg.files import write_json
@@ -203,23 +204,28 @@ def evaluate(
         say(f"{task.name}: {lacking:,} labelled records got no prediction and are left out")
     predictions = {name: one[there] for name, one in predictions.items()}
     where = (np.zeros(int(there.sum()), dtype=np.int64), index["group_id"].to_numpy()[there])
-    scores = {
-        name: fold_summary(task, target_N[there], one, *where) for name, one in predictions.items()
-    }
+    answers_N = None
+    if task.kind != "regression":
+        answers_N = answers(task, predictions["deployed"], bundle.ensemble.thresholds)
+    half = np.nan if bundle.ensemble.half_width is None else bundle.ensemble.half_width
+    half_N = np.full(int(there.sum()), half)
+    judged = judge_predictors(task, target_N[there], predictions, answers_N, half_N, *where)
     return {
         "n": int((known(target_N) & there).sum()),
         "without_prediction": lacking,
-        "predictors": scores,
+        **judged,
         "comparisons": compare(
-            task, target_N[there], predictions, scores, list(bundle.experts), *where, seed=0
+            task, target_N[there], predictions, judged["predictors"], list(bundle.experts), *where,
+            seed=0,
         ),
-    }
+    }  # fmt: skip
 
 
 def predictors_of(bundle: Bundle, table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Return the predictions of the ensemble and of what is plainer, shape (N, C) each.
 
-    Each expert that the bundle holds; ``uniform`` and ``stacking`` where it holds all; ``dummy``.
+    Each expert that the bundle holds; ``uniform``, ``stacking`` and ``absolute_stacking`` (values
+    only) where it holds all; ``ensemble``; ``deployed``, which answers by threshold; ``dummy``.
     """
     task = bundle.task
 
@@ -232,7 +238,11 @@ def predictors_of(bundle: Bundle, table: pd.DataFrame) -> dict[str, np.ndarray]:
         equal_E = np.full(len(found), 1 / len(found))
         stacked_E = np.array([bundle.stacking[name] for name in bundle.expert_names])
         found |= {"uniform": mix(outputs_NEC, equal_E), "stacking": mix(outputs_NEC, stacked_E)}
+        if bundle.absolute_stacking:
+            absolute_E = np.array([bundle.absolute_stacking[name] for name in bundle.expert_names])
+            found["absolute_stacking"] = mix(outputs_NEC, absolute_E)
     found["ensemble"] = columns([f"{task.name}__p__{name}" for name in task.classes] or [task.name])
+    found["deployed"] = found["ensemble"]
     if bundle.dummy:
         found["dummy"] = np.tile(np.array(bundle.dummy, np.float32), (len(table), 1))
     return found

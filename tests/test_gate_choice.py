@@ -167,8 +167,8 @@ def test_results_compare_the_ensemble_with_what_is_plainer() -> None:
     given = arrays((5, 5, 30))
     gates = {("age", scope, 0): constant_gate({"e0": 1.0}) for scope in given.nested.scopes}
     chosen = chosen_of(given)
-    predictions = predict_test_groups(AGE, given, chosen, gates).by_predictor
-    found = judge(AGE, predictions, given, chosen)
+    said = predict_test_groups(AGE, given, chosen, gates)
+    found = judge(AGE, said, given, chosen)
     comparisons = found["comparisons"]
     assert set(comparisons) == {"best_expert", "uniform", "stacking"}
     assert comparisons["best_expert"]["against"] in ("e0", "e1")

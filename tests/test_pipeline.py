@@ -17,10 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from enecg.config import parse_config
 from enecg.errors import JobFailed, UserError
 from enecg.evaluation.metrics import score
+from enecg.evaluation.operating_points import RATES
 from enecg.evaluation.wording import with_interval
 from enecg.experiment import open_experiment
 from enecg.files import read_json
@@ -37,7 +39,9 @@ from runs import REPOSITORY, job, settings, without_times, write_config
 from s3_server import s3_server, upload
 
 ALL_STAGES = ["experts", "search", "ensemble"]
-PREDICTORS = {"rocket", "dlinear", "uniform", "stacking", "gate", "ensemble", "dummy"}
+PREDICTORS = {
+    "rocket", "dlinear", "uniform", "stacking", "gate", "ensemble", "deployed", "dummy"
+}  # fmt: skip
 SUMMARY = {"mean", "std", "folds"}
 INTERVALS = {"ci95", "ci95_given_models"}
 
@@ -60,6 +64,7 @@ def test_results_hold_what_the_contract_promises(finished: Path) -> None:
     results = results_of(finished)
     assert set(results) == {
         "commit", "started", "hardware", "seconds", "peak_memory_mb", "config", "experts", "tasks",
+        "reporting", "subjects",
     }  # fmt: skip
     for name, made_by in results["experts"].items():
         assert name in ("rocket", "dlinear")
@@ -79,14 +84,17 @@ def test_results_hold_what_the_contract_promises(finished: Path) -> None:
         }  # fmt: skip
     for task, metrics in (
         ("rr_interval", {"mae", "mse", "r2"}),
-        ("gender", {"accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece"}),
-        ("rhythms", {"accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece"}),
+        ("gender", {"accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece", *RATES}),
+        ("rhythms", {"accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece", "classes"}),
     ):
         predictors = results["tasks"][task]["predictors"]
-        assert set(predictors) == PREDICTORS
+        assert set(predictors) == PREDICTORS | ({"absolute_stacking"} & {*predictors})
+        assert ("absolute_stacking" in predictors) == (task == "rr_interval")
         for scores in predictors.values():
-            assert set(scores) == metrics
+            assert metrics - {"ppv", "npv"} <= set(scores) <= metrics  # dummy answers one class
             for metric, summary in scores.items():
+                if metric in (*RATES, "classes"):
+                    continue
                 extra = {"null_band"} if metric == "ece" else {"n", "events"}
                 has_interval = "ci95" in summary
                 assert set(summary) == SUMMARY | (INTERVALS if has_interval else extra)
@@ -94,6 +102,32 @@ def test_results_hold_what_the_contract_promises(finished: Path) -> None:
                 assert len(summary["folds"]) == 2
                 assert summary["mean"] == pytest.approx(np.mean(summary["folds"]))
     assert (finished / "run" / "report.html").stat().st_size > 10_000
+    for scope, decision in results["tasks"]["gender"]["decisions"].items():
+        assert set(decision["thresholds"]) == {"male", "female"}, scope
+        assert sum(decision["thresholds"].values()) == pytest.approx(1)
+    covered = results["tasks"]["rr_interval"]["prediction_interval"]
+    assert covered["share"] == 0.9 and covered["coverage"] > 0.6 and covered["mean_width"] > 0
+
+
+def test_the_table_can_be_recomputed_from_the_kept_predictions(finished: Path) -> None:
+    """With scikit-learn, as docs/predictions.md shows it."""
+    kept = pd.read_parquet(finished / "run" / "predictions.parquet")
+    results = results_of(finished)["tasks"]
+    kept = kept[kept["target"].notna()]
+    for task, metric in (("gender", "auroc"), ("rr_interval", "mae")):
+        for name in results[task]["predictors"]:
+            rows = kept[(kept["task"] == task) & (kept["predictor"] == name)]
+            folds = []
+            for _, fold in rows.groupby("fold", observed=True):
+                said = np.stack(fold["prediction"])
+                folds.append(
+                    roc_auc_score(fold["target"], said[:, 1])
+                    if metric == "auroc"
+                    else mean_absolute_error(fold["target"], said[:, 0])
+                )
+            np.testing.assert_allclose(
+                folds, results[task]["predictors"][name][metric]["folds"], rtol=1e-6
+            )
 
 
 def test_heart_rate_is_learned(finished: Path) -> None:
@@ -296,9 +330,15 @@ def test_a_bundle_is_validated_on_another_store(
     bundle, output = finished / "run" / "bundle", tmp_path / "validation.json"
     with s3_server() as bucket:
         upload(synthetic_store.path, f"{bucket}/store")
-        evaluate_file(bundle, f"{bucket}/store", output)
+        with pytest.raises(UserError, match="--include-seen"):
+            evaluate_file(bundle, f"{bucket}/store", output)
+        assert not output.exists()
+        evaluate_file(bundle, f"{bucket}/store", output, include_seen=True)
     found = read_json(output)
-    assert found["same_records"] is True and "flatter" in capfd.readouterr().err
+    assert found["same_records"] is True and "optimistic" in capfd.readouterr().err
+    n = len(synthetic_store.index)
+    subjects = synthetic_store.index["subject_id"].nunique()
+    assert found["seen"] == {"records": n, "subjects": subjects, "judged": n}
     assert set(found["tasks"]) == {"rr_interval", "gender", "rhythms"}
     table = predict_store(bundle, synthetic_store, every_expert=True)
     for task in open_experiment(
@@ -307,8 +347,9 @@ def test_a_bundle_is_validated_on_another_store(
         columns = [f"{task.name}__p__{name}" for name in task.classes] or [task.name]
         target = task.targets(synthetic_store.index[task.column])
         outcome = found["tasks"][task.name]
+        absolute = ["absolute_stacking"] if task.kind == "regression" else []
         assert list(outcome["predictors"]) == [
-            "rocket", "dlinear", "uniform", "stacking", "ensemble", "dummy",
+            "rocket", "dlinear", "uniform", "stacking", *absolute, "ensemble", "deployed", "dummy",
         ]  # fmt: skip
         assert set(outcome["comparisons"]) == {"best_expert", "uniform", "stacking"}
         outputs = {

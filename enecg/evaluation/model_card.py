@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from enecg.evaluation.wording import (
     METRIC_NAMES,
+    answers_note,
     comparison_sentences,
     decision_sentence,
     interval_note,
@@ -37,6 +38,27 @@ def _code(text: str) -> str:
     shown = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     return f"{fence} {shown} {fence}" if len(fence) > 1 else f"`{shown}`"
+
+
+def _privacy(bundle: Bundle) -> list[str]:
+    """Say what somebody who holds the bundle could find out about who it learned from."""
+    if bundle.seen is None:
+        return []
+    subjects = (
+        "It holds no hashes of subjects."
+        if bundle.seen.subjects is None
+        else "Subjects' ids are hashed by scrypt, about 2 ms of CPU each: whoever tries all "
+        "patient numbers of 8 digits needs some 60 hours of one core, and then knows which are "
+        "among them."
+    )
+    return [
+        "## What it says of its training records",
+        "",
+        "`seen.safetensors` holds salted hashes of the signals and subjects it learned from, so "
+        "that they can be left out of an evaluation. Whoever holds the bundle and a recording can "
+        f"check whether it is among them. {subjects}",
+        "",
+    ]
 
 
 def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
@@ -104,6 +126,7 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
             *table,
             "",
             decision_sentence(results["decisions"]),
+            answers_note(task, results),
             *comparison_sentences(task, results["comparisons"]),
             "",
             "## Intended use",
@@ -118,5 +141,6 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
             "Where a finding is more or less common than among the training groups, stated "
             "probabilities are off. Labels are those of the corpus, with its mistakes.",
             "",
+            *_privacy(bundle),
         ]
     )

@@ -17,10 +17,12 @@ from enecg.evaluation.figures import (
     weight_figure,
 )
 from enecg.evaluation.metrics import LOWER_IS_BETTER, Numbers, main_metric
+from enecg.evaluation.operating_points import RATES
 from enecg.evaluation.search_figures import search_figures
 from enecg.evaluation.wording import (
     METRIC_NAMES,
     Predictors,
+    answers_note,
     best,
     comparison_sentences,
     decision_sentence,
@@ -148,11 +150,31 @@ def _verdicts(task: Task, outcome: Mapping[str, Any]) -> list[str]:
     parts = []
     if "decisions" in outcome:
         parts.append(f"<p>{escape(decision_sentence(outcome['decisions']))}</p>")
+    if note := answers_note(task, outcome):
+        parts.append(f"<p>{escape(note)}</p>")
+    if by_class := outcome["predictors"].get("deployed", {}).get("classes"):
+        parts.append(_rates(by_class))
     if sentences := comparison_sentences(task, outcome.get("comparisons", {})):
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
         note = "Paired differences, ensemble minus the other [95 % interval, models trained anew]:"
         parts.append(f'<p class="note">{note}</p><ul>{items}</ul>')
     return parts
+
+
+def _rates(by_class: Mapping[str, Any]) -> str:
+    """How often the answers of `deployed` are right, class by class, as a table."""
+    heads = "".join(f"<th>{METRIC_NAMES[rate]}</th>" for rate in RATES)
+    rows = []
+    for name, rates in by_class.items():
+        cells = []
+        for rate in RATES:
+            mean, _, interval = with_interval(rates.get(rate)).partition(" ")
+            cells.append(f"<td>{mean}<small>{interval}</small></td>")
+        rows.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}</tr>")
+    return (
+        f'<div class="wide"><table><thead><tr><th>Class, answered by threshold</th>{heads}</tr>'
+        f"</thead>\n<tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 def _header(results: Mapping[str, Any]) -> str:

@@ -128,6 +128,13 @@ def answers(task: Task, prediction_BC: Floats, thresholds: tuple[float, ...]) ->
     return np.asarray((odds_BC - logit(np.clip(thresholds, _EDGE, 1 - _EDGE))).argmax(1))
 
 
+def as_probabilities(task: Task, answers_B: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Return answers as certain probabilities, shape (B, C), so that metrics of answers apply."""
+    if task.kind == "multilabel":
+        return answers_B.astype(np.float32)
+    return np.eye(task.width, dtype=np.float32)[answers_B]
+
+
 def answer_names(
     task: Task, prediction_BC: Floats, thresholds: tuple[float, ...]
 ) -> npt.NDArray[np.object_]:

@@ -11,6 +11,7 @@ from enecg.evaluation.metrics import (
     REGRESSION_METRICS,
     main_metric,
 )
+from enecg.evaluation.operating_points import RATES
 from enecg.tasks import Task
 
 NOT_EXPERTS = (
@@ -27,6 +28,10 @@ METRIC_NAMES = {
     "recall": "Recall",
     "accuracy": "Accuracy",
     "ece": "ECE",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
 }
 
 Predictors = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -35,7 +40,7 @@ Predictors = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 def metrics_of(task: Task, predictors: Predictors) -> list[str]:
     """Return the metrics that any predictor of a task has, the main one first."""
-    known = REGRESSION_METRICS if task.kind == "regression" else CLASSIFICATION_METRICS
+    known = REGRESSION_METRICS if task.kind == "regression" else (*CLASSIFICATION_METRICS, *RATES)
     main = main_metric(task)
     ordered = [main, *(metric for metric in known if metric != main)]
     return [m for m in ordered if any(m in scores for scores in predictors.values())]
@@ -189,6 +194,31 @@ def interval_note(results: Mapping[str, Any]) -> str:
     )
 
 
+def answers_note(task: Task, outcome: Mapping[str, Any]) -> str:
+    """Say how `deployed` answers; for values, what its prediction intervals are worth.
+
+    Parameters
+    ----------
+    outcome : mapping
+        The task's part of results.json.
+    """
+    if task.kind != "regression":
+        found = outcome.get("decisions", {}).get("all", {}).get("thresholds")
+        if not found:
+            return ""
+        named = ", ".join(f"{name} {number(value)}" for name, value in found.items())
+        return f"`deployed` answers by threshold; those of the bundle: {named}."
+    covered = outcome.get("prediction_interval")
+    if covered is None:
+        return ""
+    unit = f" {task.unit}" if task.unit else ""
+    return (
+        f"Prediction intervals for {covered['share']:.0%} of records held "
+        f"{covered['coverage']:.1%} of the {covered['n']:,} test records; mean width "
+        f"{number(covered['mean_width'])}{unit}."
+    )
+
+
 def signed(value: float) -> str:
     """Write a difference with its sign."""
     size = abs(value)
@@ -223,7 +253,16 @@ def decision_sentence(decisions: Mapping[str, Mapping[str, Any]]) -> str:
     counts = ", ".join(f"{way} {others.count(way)}" for way in dict.fromkeys(others))
     if any(found["way"] == "absolute_stacking" for found in decisions.values()):
         counts += " (absolute_stacking: one weight per expert, by the least absolute error)"
+    plain = [one.get("plain_gate", "") for scope, one in decisions.items() if scope != "all"]
+    best = [name for name in plain if name]
+    named = ", ".join(f"{name} {best.count(name)}" for name in dict.fromkeys(best))
+    row = (
+        f" In {len(best)} of {len(plain)} outer folds no gate was better than what looks at no "
+        f"record, and the row `gate` is that ({named})."
+        if best
+        else ""
+    )
     return (
-        f"{text} In the outer folds, each deciding for itself: {counts}. "
+        f"{text} In the outer folds, each deciding for itself: {counts}.{row} "
         f"Calibration: {bundled['calibration']}."
     )

@@ -72,6 +72,9 @@ class Chosen:
         By class, for the calibrated probabilities; empty for values and where none are wanted.
     half_width : float or None
         Half the width of the prediction interval around calibrated values; None for classes.
+    best_plain : str
+        What that trial is where it is no gate that looks at records: one expert, or the mean of
+        all; else empty.
     losses : dict of str to float
         By way: the loss on inner folds that it was fitted without.
     gain, error : float
@@ -87,6 +90,7 @@ class Chosen:
     absolute_stacking: dict[str, float] = field(default_factory=dict)
     thresholds: tuple[float, ...] = ()
     half_width: float | None = None
+    best_plain: str = ""
     losses: dict[str, float] = field(default_factory=dict)
     gain: float = 0.0
     error: float = 0.0
@@ -194,8 +198,18 @@ def choose(
             ]
             found = choose_way(task, scope, candidates, arrays, settings)
             members = Counter({of_scope[place]: count for place, count in found.members.items()})
-            chosen[task.name, scope] = replace(found, members=members, best=of_scope[found.best])
+            best = of_scope[found.best]
+            chosen[task.name, scope] = replace(
+                found, members=members, best=best, best_plain=plain_name(trials[best].choice)
+            )
     return chosen
+
+
+def plain_name(choice: GateChoice) -> str:
+    """Name what a choice is where it looks at no record: ``rocket alone`` or ``the mean``."""
+    if choice.epochs:
+        return ""
+    return f"{choice.experts[0]} alone" if len(choice.experts) == 1 else "the experts' mean"
 
 
 def choose_way(
@@ -274,9 +288,9 @@ def choose_way(
         named(names, weights("absolute_stacking", everything)) if task.kind == "regression" else {},
         choose_thresholds(task, calibrated_BC, target_B, Aim.read(settings.threshold)),
         fit_half_width(task, calibrated_BC, target_B),
-        losses,
-        gain,
-        error,
+        losses=losses,
+        gain=gain,
+        error=error,
     )
 
 

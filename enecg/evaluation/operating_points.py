@@ -1,0 +1,131 @@
+"""Sensitivity, specificity and predictive values of answers, by class, with intervals.
+
+These shares of few records have an interval of their own: Wilson's (JASA 1927) for the mean over
+folds, with an effective number of records. That number is smaller where records of one patient go
+together (their design effect; Kish 1965), and where models are trained anew (the factor of Nadeau
+and Bengio, see `procedure_interval`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from enecg.evaluation.procedure_interval import retraining_factor
+from enecg.tasks import Task, known
+
+Mask = npt.NDArray[np.bool_]
+
+RATES = ("sensitivity", "specificity", "ppv", "npv")
+_Z = float(norm.ppf(0.975))
+
+
+def operating_points(
+    task: Task,
+    truth_B: npt.NDArray[np.floating],
+    answers_B: npt.NDArray[Any],
+    fold_B: npt.NDArray[np.integer],
+    group_B: Sequence[str] | npt.NDArray[Any],
+) -> dict[str, Any]:
+    """Return how often answers are right, by class.
+
+    Parameters
+    ----------
+    task : Task
+        Of classes or labels.
+    truth_B : float array, shape (B,), or (B, C) for several labels
+        NaN where the label is missing.
+    answers_B : int array, shape (B,), or bool array, shape (B, C)
+        What `thresholds.answers` gives.
+    fold_B : int array, shape (B,)
+    group_B : sequence of str, length B
+
+    Returns
+    -------
+    dict
+        Of two classes: `RATES` of the second one. Else ``classes``: `RATES` by class. Each rate
+        has ``mean`` (over the folds where it is defined), ``folds``, ``n`` (records it is a share
+        of), ``ci95``, and ``defined_in`` where that is not every fold; one that is defined in no
+        fold is absent. Nothing for a regression.
+    """
+    if task.kind == "regression":
+        return {}
+    rows = known(truth_B)
+    names = np.unique(np.asarray(group_B, dtype=str)[rows], return_inverse=True)[1]
+    folds = np.asarray(fold_B)[rows]
+    if task.kind == "multilabel":
+        holds_BC, said_BC = truth_B[rows] > 0.5, np.asarray(answers_B)[rows]
+    else:
+        every = np.arange(task.width)
+        holds_BC = truth_B[rows].astype(int)[:, None] == every
+        said_BC = np.asarray(answers_B)[rows][:, None] == every
+    if task.kind == "classification" and task.width == 2:
+        return _rates(holds_BC[:, 1], said_BC[:, 1], folds, names)
+    return {
+        "classes": {
+            name: _rates(holds_BC[:, place], said_BC[:, place], folds, names)
+            for place, name in enumerate(task.classes)
+        }
+    }
+
+
+def _rates(
+    holds_B: Mask, said_B: Mask, fold_B: npt.NDArray[np.integer], group_B: npt.NDArray[np.integer]
+) -> dict[str, Any]:
+    right_B = holds_B == said_B
+    of = dict(zip(RATES, (holds_B, ~holds_B, said_B, ~said_B), strict=True))
+    found = {name: share(right_B, of_B, fold_B, group_B) for name, of_B in of.items()}
+    return {name: rate for name, rate in found.items() if rate is not None}
+
+
+def share(
+    right_B: Mask,
+    of_B: Mask,
+    fold_B: npt.NDArray[np.integer],
+    group_B: npt.NDArray[np.integer],
+) -> dict[str, Any] | None:
+    """Return the share of some records that are right, over folds; None where there is none.
+
+    Parameters
+    ----------
+    right_B, of_B : bool arrays, shape (B,)
+        Which records are right, and which count.
+    fold_B, group_B : int arrays, shape (B,)
+    """
+    every = np.unique(fold_B)
+    sizes = [int((fold_B == fold).sum()) for fold in every]
+    inside = [of_B & (fold_B == fold) for fold in every]
+    folds = [float(right_B[rows].mean()) for rows in inside if rows.any()]
+    if not folds:
+        return None
+    mean, n = float(np.mean(folds)), int(of_B.sum())
+    effective = n / (_design_effect(right_B[of_B], group_B[of_B]) * retraining_factor(sizes))
+    found: dict[str, Any] = {"mean": mean, "folds": folds, "n": n, "ci95": wilson(mean, effective)}
+    if len(folds) < len(every):
+        found["defined_in"] = len(folds)
+    return found
+
+
+def _design_effect(right_N: Mask, group_N: npt.NDArray[np.integer]) -> float:
+    """Return how much larger the variance of a share is because groups go together; 1 at least.
+
+    Where all records are alike, nothing can be measured: then as if a group's records always were.
+    """
+    number_N = np.unique(group_N, return_inverse=True)[1]
+    size_G = np.bincount(number_N).astype(float)
+    mean = float(right_N.mean())
+    if mean in (0.0, 1.0):
+        return float((size_G**2).sum() / size_G.sum())
+    off_G = np.bincount(number_N, weights=right_N - mean)
+    return max(1.0, float((off_G**2).sum() / (len(right_N) * mean * (1 - mean))))
+
+
+def wilson(share_: float, n: float) -> list[float]:
+    """Return Wilson's 95 % interval of a share of ``n`` records; ``n`` need not be whole."""
+    centre = (share_ + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * np.sqrt(share_ * (1 - share_) / n + _Z**2 / (4 * n**2))
+    return [float(max(0.0, centre - half)), float(min(1.0, centre + half))]

@@ -1,0 +1,69 @@
+"""All predictors of one task judged: metrics, rates of their answers, prediction intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from enecg.evaluation.events import OF_ANSWERS
+from enecg.evaluation.intervals import fold_summary
+from enecg.evaluation.operating_points import operating_points
+from enecg.evaluation.thresholds import answers, as_probabilities
+from enecg.evaluation.value_ranges import COVERAGE, coverage_and_width
+from enecg.tasks import Task
+
+DEPLOYED = "deployed"
+
+
+def judge_predictors(
+    task: Task,
+    truth_N: npt.NDArray[np.floating],
+    predictions: Mapping[str, npt.NDArray[Any]],
+    answers_N: npt.NDArray[Any] | None,
+    half_width_N: npt.NDArray[np.floating],
+    fold_N: npt.NDArray[np.integer],
+    group_N: Sequence[str] | npt.NDArray[Any],
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return what results.json says of a task's predictors.
+
+    Parameters
+    ----------
+    task : Task
+    truth_N : float array, shape (N,), or (N, C) for several labels
+    predictions : mapping of str to array, shape (N, C)
+        By predictor; ``deployed`` is one of them.
+    answers_N : array or None
+        What ``deployed`` answers by threshold, see `thresholds.answers`; None for values. The
+        others answer with the most probable class, or each label from 0.5 on.
+    half_width_N : float array, shape (N,)
+        Half the width of each prediction interval of ``deployed``; NaN where there is none.
+    fold_N, group_N, seed
+        As for `intervals.fold_summary`.
+
+    Returns
+    -------
+    dict
+        ``predictors``, and for values ``prediction_interval`` where there are any.
+    """
+    found: dict[str, dict[str, Any]] = {
+        name: dict(fold_summary(task, truth_N, predicted, fold_N, group_N, seed=seed))
+        for name, predicted in predictions.items()
+    }
+    if answers_N is None:
+        value_N = predictions[DEPLOYED][:, 0].astype(np.float64)
+        covered = coverage_and_width(truth_N, value_N - half_width_N, value_N + half_width_N)
+        ranges = {} if covered is None else {"prediction_interval": {"share": COVERAGE, **covered}}
+        return {"predictors": found, **ranges}
+    for name, predicted in predictions.items():
+        given = answers_N if name == DEPLOYED else answers(task, predicted, ())
+        found[name] |= operating_points(task, truth_N, given, fold_N, group_N)
+    said_NC = as_probabilities(task, answers_N)
+    by_threshold = fold_summary(task, truth_N, said_NC, fold_N, group_N, seed=seed)
+    of_answers = [name for name in by_threshold if name in OF_ANSWERS or name == "accuracy"]
+    found[DEPLOYED] |= {name: by_threshold[name] for name in of_answers}
+    return {"predictors": found}

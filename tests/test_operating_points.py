@@ -1,0 +1,96 @@
+"""Sensitivity and its like: the shares that scikit-learn counts, and intervals that cover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_score, recall_score
+from statsmodels.stats.proportion import proportion_confint
+
+from enecg.evaluation.operating_points import RATES, operating_points, share, wilson
+from enecg.tasks import Task
+
+BINARY = Task("af", "classification", classes=("no", "yes"))
+RHYTHM = Task("rhythm", "classification", classes=("SR", "AFIB", "SARRH"))
+SEVERAL = Task("dx", "multilabel", classes=("AF", "LBBB"))
+
+
+def test_of_two_classes_the_rates_are_scikit_learns_of_the_second_one() -> None:
+    rng = np.random.default_rng(0)
+    truth, said = rng.integers(2, size=(2, 300))
+    fold = np.arange(300) % 3
+    found = operating_points(BINARY, truth.astype(float), said, fold, np.arange(300).astype(str))
+    assert tuple(found) == RATES
+    for name, metric, positive in (
+        ("sensitivity", recall_score, 1), ("specificity", recall_score, 0),
+        ("ppv", precision_score, 1), ("npv", precision_score, 0),
+    ):  # fmt: skip
+        folds = [metric(truth[fold == k], said[fold == k], pos_label=positive) for k in range(3)]
+        np.testing.assert_allclose(found[name]["folds"], folds)
+        assert found[name]["mean"] == pytest.approx(np.mean(folds))
+        low, high = found[name]["ci95"]
+        assert low < found[name]["mean"] < high
+
+
+def test_of_several_classes_each_has_its_own_and_missing_labels_do_not_count() -> None:
+    truth = np.array([0, 0, 1, 1, 0, np.nan])
+    said = np.array([0, 1, 1, 1, 0, 1])
+    names = np.arange(6).astype(str)
+    found = operating_points(RHYTHM, truth, said, np.zeros(6, dtype=int), names)["classes"]
+    assert found["AFIB"]["sensitivity"]["mean"] == 1.0
+    assert found["AFIB"]["ppv"]["mean"] == pytest.approx(2 / 3)
+    assert found["AFIB"]["sensitivity"]["n"] == 2
+    assert "sensitivity" not in found["SARRH"] and "ppv" not in found["SARRH"]
+    assert found["SARRH"]["specificity"]["mean"] == 1.0
+
+
+def test_of_several_labels_each_has_its_own() -> None:
+    truth = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    said = np.array([[True, False], [False, True], [False, True]])
+    names = np.arange(3).astype(str)
+    found = operating_points(SEVERAL, truth, said, np.zeros(3, dtype=int), names)["classes"]
+    assert found["AF"]["sensitivity"]["mean"] == 0.5
+    assert found["LBBB"]["ppv"]["mean"] == 0.5
+
+
+def test_a_fold_without_the_class_is_counted_out() -> None:
+    truth = np.array([1.0, 0.0, 0.0, 0.0])
+    fold = np.array([0, 0, 1, 1])
+    found = operating_points(BINARY, truth, np.array([1, 0, 0, 1]), fold, list("abcd"))
+    assert found["sensitivity"]["folds"] == [1.0] and found["sensitivity"]["defined_in"] == 1
+    assert "defined_in" not in found["specificity"]
+
+
+def test_values_have_no_rates() -> None:
+    age = Task("age", "regression")
+    assert operating_points(age, np.ones(3), np.ones(3), np.zeros(3, int), list("abc")) == {}
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 13), (5, 13), (13, 13), (30, 400)])
+def test_the_interval_is_wilsons(hits: int, n: int) -> None:
+    np.testing.assert_allclose(
+        wilson(hits / n, n), proportion_confint(hits, n, method="wilson"), atol=1e-12
+    )
+
+
+def test_ten_records_of_a_patient_are_no_ten_patients() -> None:
+    rng = np.random.default_rng(0)
+    of_patient = rng.random(40) < 0.7
+    fold = np.zeros(400, dtype=int)
+    every = np.ones(400, dtype=bool)
+    alone = share(of_patient, every[:40], fold[:40], np.arange(40))
+    repeated = share(np.repeat(of_patient, 10), every, fold, np.repeat(np.arange(40), 10))
+    assert alone is not None and repeated is not None
+    np.testing.assert_allclose(repeated["ci95"], alone["ci95"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9])
+def test_judged_once_the_interval_covers(rate: float) -> None:
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(500):
+        right = rng.random(60) < rate
+        found = share(right, np.ones(60, bool), np.zeros(60, int), np.arange(60))
+        assert found is not None
+        covered.append(found["ci95"][0] <= rate <= found["ci95"][1])
+    assert 0.92 < np.mean(covered) <= 0.985

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from rich.table import Table
 
 from enecg.errors import UserError
 from enecg.evaluation.comparisons import verdict_of
+from enecg.evaluation.events import OF_ANSWERS
 from enecg.evaluation.intervals import paired_difference
 from enecg.evaluation.kept_predictions import FILE, OutOfFold, read_predictions
 from enecg.evaluation.metrics import score
+from enecg.evaluation.thresholds import as_probabilities
 from enecg.evaluation.wording import METRIC_NAMES, number, signed
 from enecg.files import write_json
+from enecg.output_file import holds_comparison, output_file
 from enecg.printable import printable
 from enecg.progress import cell, screen
 
@@ -52,8 +56,9 @@ def compare_runs(first: Path, second: Path, predictor: str | None = None) -> dic
         raise UserError(f"no task in common: {first} has {_names(a)}, {second} has {_names(b)}")
     tasks = {}
     for key in shared:
-        _check_paired(a[key], b[key], first, second)
-        tasks[key[0]] = _compared(a[key], b[key], _predictor(a[key], b[key], predictor))
+        ours, theirs = _by_record(a[key]), _by_record(b[key])
+        _check_paired(ours, theirs, first, second)
+        tasks[key[0]] = _compared(ours, theirs, _predictor(ours, theirs, predictor))
     return {"runs": [str(first), str(second)], "tasks": tasks}
 
 
@@ -62,8 +67,11 @@ def show_comparison(
 ) -> None:
     """Compare two runs, print a table, and write the figures as JSON where asked to.
 
-    Parameters and errors are those of `compare_runs`.
+    Parameters and errors are those of `compare_runs`; ``output`` replaces an earlier comparison, no
+    other file.
     """
+    if output is not None:
+        output = output_file(output, (".json",), holds_comparison, "comparison", "--json")
     found = compare_runs(first, second, predictor)
     if output is not None:
         write_json(output, found)
@@ -82,6 +90,8 @@ def comparison_table(found: Mapping[str, Any]) -> Table:
             said = signed(summary["mean"])
             if interval is not None:
                 said += f" [{signed(interval[0])}, {signed(interval[1])}]"
+            elif "events" in summary:
+                said += f" (events {summary['events']})"
             table.add_row(
                 cell(task),
                 METRIC_NAMES[metric],
@@ -93,6 +103,20 @@ def comparison_table(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def _by_record(one: OutOfFold) -> OutOfFold:
+    """Return the same with the records in the order of their ids."""
+    order = np.argsort(one.record_N.astype(str), kind="stable")
+    return replace(
+        one,
+        record_N=one.record_N[order],
+        group_N=one.group_N[order],
+        fold_N=one.fold_N[order],
+        target_N=one.target_N[order],
+        predictions={name: said[order] for name, said in one.predictions.items()},
+        answers_N=None if one.answers_N is None else one.answers_N[order],
+    )
+
+
 def _names(run: Mapping[tuple[str, int], OutOfFold]) -> str:
     return ", ".join(dict.fromkeys(name for name, _ in run))
 
@@ -102,7 +126,7 @@ def _check_paired(a: OutOfFold, b: OutOfFold, first: Path, second: Path) -> None
     where = f"task {a.task.name}: {first} and {second}"
     if a.task != b.task:
         raise UserError(f"{where} define the task differently: {a.task} and {b.task}")
-    if a.record_N.tolist() != b.record_N.tolist():
+    if set(a.record_N.tolist()) != set(b.record_N.tolist()):
         only = set(a.record_N.tolist()) ^ set(b.record_N.tolist())
         raise UserError(
             f"{where} have other records: {len(only):,} are in one of them only; convert once, "
@@ -131,11 +155,11 @@ def _predictor(a: OutOfFold, b: OutOfFold, wanted: str | None) -> str:
 
 def _compared(a: OutOfFold, b: OutOfFold, predictor: str) -> dict[str, Any]:
     names, fold_N = np.unique(a.fold_N, return_inverse=True)
-    ours, theirs = a.predictions[predictor], b.predictions[predictor]
     metrics: dict[str, Any] = {}
-    for metric in score(a.task, a.target_N, ours):
+    for metric in score(a.task, a.target_N, a.predictions[predictor]):
         if metric == "ece":  # its smallest value is a boundary: a difference has no interval
             continue
+        ours, theirs = (_said(one, predictor, metric) for one in (a, b))
         summary = paired_difference(a.task, metric, a.target_N, ours, theirs, fold_N, a.group_N)
         if summary is None:
             continue
@@ -149,6 +173,14 @@ def _compared(a: OutOfFold, b: OutOfFold, predictor: str) -> dict[str, Any]:
         "predictor": predictor,
         "metrics": metrics,
     }
+
+
+def _said(of: OutOfFold, predictor: str, metric: str) -> Any:
+    """What a metric looks at: predictions, or for metrics of answers those by threshold."""
+    of_answers = metric in OF_ANSWERS or metric == "accuracy"
+    if predictor == "deployed" and of.answers_N is not None and of_answers:
+        return as_probabilities(of.task, of.answers_N)
+    return of.predictions[predictor]
 
 
 def _mean(of: OutOfFold, prediction_NC: Any, metric: str, fold_N: Any, folds: int) -> float:

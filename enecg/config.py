@@ -325,7 +325,10 @@ def parse_config(values: dict[str, Any]) -> Config:
     except ValidationError as error:
         by_key: dict[tuple[str, ...], list[Any]] = {}
         for one in error.errors():
-            key = tuple(part for part in map(str, one["loc"]) if not _BRANCH.match(part))
+            parts = tuple(map(str, one["loc"]))
+            if one["type"] != "extra_forbidden":  # its last part is what the user wrote
+                parts = tuple(part for part in parts if not _BRANCH.match(part))
+            key = parts
             by_key.setdefault(key, []).append(one)
         raise UserError("config: " + _explained(by_key)) from None
     for name in ("features", "run_dir"):

@@ -16,7 +16,7 @@ from enecg.label_text import text_of
 SEPARATORS = (";", "|", ",")
 """Between the names of a cell; a column's separator is the first of them that it uses."""
 _ANY = "".join(SEPARATORS)
-_OTHERS = re.compile(r"\s*[;|,/+&:\\]\s*|\s+(?:and|or|und|et)\s+|\s+")
+_OTHERS = re.compile(r"\s*[;|,/+&:\\>_.、；，·-]\s*|\s+(?:and|or|und|et)\s+|\s+")
 """What else people write between names; not a separator here, and refused."""
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _SPACED = re.compile(r"""(?:\s*(?:'([^'\\]*)'|"([^"\\]*)"))+\s*""")
@@ -61,7 +61,7 @@ def lists_of(values: pd.Series, classes: Sequence[str]) -> Lists:
     ValueError
         A cell of declared names with another separator in between; the message shows it.
     """
-    number, different = pd.factorize(_cells(values))
+    number, different = pd.factorize(_cells(values, frozenset(classes)))
     often = np.bincount(number[number >= 0], minlength=len(different))
     declared = _Declared(classes)
     # "[…]" is a list, unless it is the name of a class.
@@ -103,8 +103,14 @@ def undeclared_in(lists: Lists, classes: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _cells(values: pd.Series) -> npt.NDArray[np.object_]:
+def _cells(values: pd.Series, classes: frozenset[str]) -> npt.NDArray[np.object_]:
     """Return every cell as stripped text, a tuple of names, or None where missing."""
+
+    def named(number: object) -> str:
+        # A column of floats is written uniformly, with or without ".0" (see `label_text`).
+        text = text_of(number)
+        return f"{text}.0" if text not in classes and f"{text}.0" in classes else text
+
     cells = np.empty(len(values), dtype=object)
     for place, value in enumerate(values):
         if isinstance(value, str):
@@ -112,7 +118,7 @@ def _cells(values: pd.Series) -> npt.NDArray[np.object_]:
         elif isinstance(value, list | tuple | np.ndarray | set | frozenset):
             cells[place] = tuple(text_of(name) for name in value if name is not None)
         elif value is not None and not pd.isna(value):
-            cells[place] = text_of(value)
+            cells[place] = named(value)
     return cells
 
 

@@ -18,9 +18,13 @@ from enecg.paths import on_disk
 
 
 def output_file(
-    given: Path, endings: Sequence[str], is_earlier: Callable[[Path], bool], what: str
+    given: Path,
+    endings: Sequence[str],
+    is_earlier: Callable[[Path], bool],
+    what: str,
+    option: str = "--output",
 ) -> Path:
-    """Return where ``--output`` is to be written, or refuse it before any work.
+    """Return where an output is to be written, or refuse it before any work.
 
     Parameters
     ----------
@@ -32,32 +36,34 @@ def output_file(
         Whether a file that is there is an earlier output of this kind, so that it may be replaced.
     what : str
         What is written, for the message.
+    option : str
+        The option that names it, for the message.
 
     Raises
     ------
     UserError
         Another ending, a folder, a file of another kind, or a place where none can be.
     """
-    path = on_disk("--output", given)
+    path = on_disk(option, given)
     if path.suffix.lower() not in endings:
         raise UserError(
-            f"--output {path}: the ending must be one of {', '.join(e[1:] for e in endings)}"
+            f"{option} {path}: the ending must be one of {', '.join(e[1:] for e in endings)}"
         )
     try:
         if path.is_dir():
-            raise UserError(f"--output {path}: is a folder; give a file in it")
+            raise UserError(f"{option} {path}: is a folder; give a file in it")
         if os.path.lexists(path):
             if not path.is_file() or not is_earlier(path):
                 raise UserError(
-                    f"--output {path}: is there, and holds no {what} of this program's; give "
+                    f"{option} {path}: is there, and holds no {what} of this program's; give "
                     "another name, or move it away"
                 )
         else:
             above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
             if not above.is_dir():
-                raise UserError(f"--output {path}: {above} is no folder; give another place")
+                raise UserError(f"{option} {path}: {above} is no folder; give another place")
     except OSError as error:
-        raise UserError(f"--output {path}: {one_line(error)}") from None
+        raise UserError(f"{option} {path}: {one_line(error)}") from None
     return path
 
 
@@ -91,3 +97,12 @@ def holds_evaluation(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(said, dict) and {"bundle", "records", "tasks"} <= set(said)
+
+
+def holds_comparison(path: Path) -> bool:
+    """Whether a JSON file is one that compare.py wrote, by its keys."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and set(said) == {"runs", "tasks"}

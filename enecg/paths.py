@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -22,7 +23,7 @@ def given(text: str) -> str:
         Nothing, or what cannot be a path: a NUL, a name that is not UTF-8, a part of more than
         255 bytes.
     """
-    if not text:
+    if not text.strip():
         raise ValueError("is empty; give a path")
     try:
         encoded = text.encode()
@@ -38,7 +39,10 @@ def given(text: str) -> str:
             f"{shown(text)}: too long; a folder's or file's name may have {_LONGEST_PART} bytes, "
             f"a path {_LONGEST}"
         )
-    return os.path.expanduser(text)
+    path = os.path.expanduser(text)
+    if re.match(r"~[\w.-]*(/|$)", path):
+        raise ValueError(f"{shown(text)}: there is no such user's home; write ./~… for such a name")
+    return path
 
 
 def option_text(option: str, text: str | os.PathLike[str]) -> str:

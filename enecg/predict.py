@@ -67,6 +67,7 @@ def predict_file(bundle: Path, source: Place, output: Path) -> None:
     if folder.exists(DESCRIPTION):
         store = RecordStore.open(folder)
         count = _write(bundle, store, output)
+        keeps(f"{output} is written")
         _say_seen(bundles, store)
     else:
         with temporary_folder("enecg-predict-") as temporary:

@@ -1,6 +1,7 @@
 """Which Ray cluster a job uses, and in one line why it cannot.
 
-Whatever goes wrong is told within 30 seconds: what, where, and what to do.
+Whatever goes wrong is told in one line: what, where, and what to do; within 30 seconds, but for a
+local cluster whose start hangs.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def named_address() -> str | None:
             "host:port that `ray start --head` printed"
         )
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 2**16:
         raise UserError(f"RAY_ADDRESS={text}: write host:port, for example 127.0.0.1:6379")
     return text
 

@@ -104,6 +104,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
                 experiment.targets[task.name],
                 predictions,
                 weights_NE,
+                said.answers_N,
             )
         )
     loaded = {

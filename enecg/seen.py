@@ -30,8 +30,6 @@ _BYTES = 8
 _SCRYPT = {"n": 2**10, "r": 8, "p": 1}
 """1 MiB and about 2 ms of CPU a subject: 100 million patient numbers are 60 hours of one core."""
 _AT_ONCE = 2000
-OWN_NUMBERS = frozenset({"ptb-xl", "mimic-iv-ecg", "code-15", "challenge"})
-"""Published corpora: patient 7 of one of them is not patient 7 of another."""
 
 
 @dataclass(frozen=True)
@@ -129,31 +127,25 @@ def look_up(
     Returns
     -------
     by_signal, by_subject : bool arrays, shape (N,)
-        Records whose signal, and records whose subject some bundle learned from. Subjects are not
-        looked up where the ids cannot mean the same person: see `ids_are_comparable`.
+        Records whose signal, and records whose subject some bundle learned from. Subjects count
+        where ids mean the same person: of the same source, or where signals show that the two
+        sources share records. Patient 7 of one hospital is not patient 7 of another.
     """
     by_signal_N, by_subject_N = np.zeros((2, len(index)), dtype=bool)
     known: dict[tuple[bytes, bool], Identities] = {}  # the bundles of one run share their salt
     for one, trained_on in seen:
-        with_subjects = one.subjects is not None and ids_are_comparable(trained_on, source)
-        key = (one.salt, with_subjects)
-        if key not in known:
-            known[key] = identities(index, *key)
-        by_signal_N |= np.isin(known[key].signal_N, one.signals)
-        if one.subjects is not None and (subject_N := known[key].subject_N) is not None:
+        if (one.salt, False) not in known:
+            known[one.salt, False] = identities(index, one.salt, False)
+        of_signals = known[one.salt, False]
+        learned_N = np.isin(of_signals.signal_N, one.signals)
+        by_signal_N |= learned_N
+        if one.subjects is None or not (trained_on == source or learned_N.any()):
+            continue
+        if (one.salt, True) not in known:
+            known[one.salt, True] = identities(index, one.salt, True)
+        if (subject_N := known[one.salt, True].subject_N) is not None:
             by_subject_N |= np.isin(subject_N, one.subjects)
     return by_signal_N, by_subject_N
-
-
-def ids_are_comparable(trained_on: str, source: str) -> bool:
-    """Whether equal subject ids of two sources may mean the same person.
-
-    Parameters
-    ----------
-    trained_on, source : str
-        Sources of the bundle's records and of the others, as in ``dataset.json``.
-    """
-    return trained_on == source or not {trained_on, source} <= OWN_NUMBERS
 
 
 def _slow_hashes(names: Sequence[str], salt: bytes) -> Hashes:

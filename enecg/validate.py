@@ -123,11 +123,12 @@ def judged_records(
         No record is left.
     """
     known_to = [(b.seen, str(b.provenance.get("source"))) for b in bundles if b.seen is not None]
-    if not known_to:
+    if len(known_to) < len(bundles):
         say(
-            "this bundle, of an earlier version, does not say which records it learned from; "
-            "those among these records make the figures optimistic"
+            "a bundle of an earlier version does not say which records it learned from; those "
+            "among these records make the figures optimistic"
         )
+    if not known_to:
         return np.ones(len(store.index), dtype=bool), None
     by_signal_N, by_subject_N = look_up(known_to, store.index, str(store.description["source"]))
     learned_N = by_signal_N | by_subject_N

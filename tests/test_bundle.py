@@ -140,7 +140,7 @@ def test_the_model_card_says_what_is_not_in_the_bundle_and_what_may_flatter() ->
     }  # fmt: skip
     score = {"mean": 8.0, "ci95": [7.0, 9.0]}
     results = {
-        "n": 7, "predictors": {"ensemble": {"mae": score}}, "comparisons": {},
+        "n": 7, "predictors": {"deployed": {"mae": score}}, "comparisons": {},
         "decisions": {"all": decision},
     }  # fmt: skip
     lines = {line[:10]: line for line in model_card(made, results).splitlines()}

@@ -78,8 +78,8 @@ def test_ten_records_of_a_patient_are_no_ten_patients() -> None:
     of_patient = rng.random(40) < 0.7
     fold = np.zeros(400, dtype=int)
     every = np.ones(400, dtype=bool)
-    alone = share(of_patient, every[:40], fold[:40], np.arange(40))
-    repeated = share(np.repeat(of_patient, 10), every, fold, np.repeat(np.arange(40), 10))
+    alone = share(of_patient, every[:40], fold[:40], np.arange(40), 1)
+    repeated = share(np.repeat(of_patient, 10), every, fold, np.repeat(np.arange(40), 10), 1)
     assert alone is not None and repeated is not None
     np.testing.assert_allclose(repeated["ci95"], alone["ci95"], rtol=1e-9)
 
@@ -90,7 +90,22 @@ def test_judged_once_the_interval_covers(rate: float) -> None:
     covered = []
     for _ in range(500):
         right = rng.random(60) < rate
-        found = share(right, np.ones(60, bool), np.zeros(60, int), np.arange(60))
+        found = share(right, np.ones(60, bool), np.zeros(60, int), np.arange(60), 1)
         assert found is not None
         covered.append(found["ci95"][0] <= rate <= found["ci95"][1])
     assert 0.92 < np.mean(covered) <= 0.985
+
+
+def test_a_small_fold_weighs_as_much_as_a_large_one_and_widens_the_interval() -> None:
+    right = np.arange(40) % 2 == 0
+    every, names = np.ones(40, dtype=bool), np.arange(40)
+    even = share(right, every, np.arange(40) // 2 % 2, names, 2)
+    uneven = share(right, every, (np.arange(40) >= 2).astype(int), names, 2)
+    assert even is not None and uneven is not None
+    width = [one["ci95"][1] - one["ci95"][0] for one in (even, uneven)]
+    assert width[1] > 1.5 * width[0]
+
+
+def test_fewer_than_ten_records_have_no_interval_but_their_number() -> None:
+    found = share(np.ones(9, bool), np.ones(9, bool), np.zeros(9, int), np.arange(9), 1)
+    assert found == {"mean": 1.0, "folds": [1.0], "n": 9}

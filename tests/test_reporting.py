@@ -16,7 +16,7 @@ STORE: dict[str, Any] = {
 RESULTS: dict[str, Any] = {
     "commit": None,
     "config": {
-        "seed": 7, "inner_folds": 3, "experts": {"rocket": {}},
+        "seed": 7, "inner_folds": 3, "fold_column": None, "experts": {"rocket": {}},
         "stage1": {"class_weights": "none"}, "ensemble": {"threshold": "youden"},
     },
     "experts": {"rocket": {"seen_in_pretraining": []}, "x": {"seen_in_pretraining": ["ptb-xl"]}},

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from enecg.seen import Seen, identities, ids_are_comparable, salt_of, sketch
+from enecg.seen import Seen, identities, look_up, salt_of, sketch
 
 
 def index_of(numbers: range, subjects: list[str] | None = None) -> pd.DataFrame:
@@ -75,15 +75,20 @@ def test_salts_differ_between_stores_and_seeds_and_repeat() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trained_on", "source", "comparable"),
+    ("source", "first", "found"),
     [
-        ("ptb-xl", "ptb-xl", True),
-        ("ptb-xl", "code-15", False),
-        ("ptb-xl", "wfdb", True),
-        ("wfdb", "wfdb", True),
+        ("wfdb", 0, [True, True, False]),  # the same source: ids count, signals too
+        ("wfdb", 100, [True, True, False]),  # ids alone
+        ("enecg", 100, [False, False, False]),  # another hospital's patients of the same numbers
+        ("enecg", 0, [True, True, False]),  # signals show that they are the same patients
     ],
 )
-def test_ids_of_two_published_corpora_are_not_compared(
-    trained_on: str, source: str, comparable: bool
+def test_ids_count_where_they_mean_the_same_patient(
+    source: str, first: int, found: list[bool]
 ) -> None:
-    assert ids_are_comparable(trained_on, source) is comparable
+    salt = salt_of("store", 5)
+    learned = identities(index_of(range(2), ["7", "8"]), salt, with_subjects=True)
+    seen = sketch(learned, salt, np.ones(2, dtype=bool))
+    other = index_of(range(first, first + 3), ["7", "8", "9"])
+    by_signal_N, by_subject_N = look_up([(seen, "wfdb")], other, source)
+    assert (by_signal_N | by_subject_N).tolist() == found

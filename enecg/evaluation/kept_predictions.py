@@ -10,6 +10,8 @@ predictor     as in results.json
 target        the value, or the class's number; null where missing, and of several labels
 targets       of several labels: 1 for each that holds, in the order of the classes; else null
 prediction    the value in a list of one, or the probability of each class
+answer        of ``deployed``: the class's number in a list of one, or 1 for each label that is
+              answered; null for values and other predictors, whose answer is the most probable
 weights       of ``ensemble``: each expert's weight, in the order of the config; else null
 ============  =====================================================================================
 
@@ -48,6 +50,7 @@ _SCHEMA = pa.schema(
         ("target", pa.float64()),
         ("targets", pa.list_(pa.float32())),
         ("prediction", pa.list_(pa.float32())),
+        ("answer", pa.list_(pa.int16())),
         ("weights", pa.list_(pa.float32())),
     ]
 )
@@ -68,6 +71,8 @@ class OutOfFold:
         By predictor.
     weights_NE : float32 array, shape (N, E), or None
         The ensemble's weights.
+    answers_N : array or None
+        What ``deployed`` answers, as `thresholds.answers` gives it; None for values.
     """
 
     task: Task
@@ -78,6 +83,7 @@ class OutOfFold:
     target_N: npt.NDArray[np.floating]
     predictions: Mapping[str, npt.NDArray[np.floating]]
     weights_NE: npt.NDArray[np.floating] | None = None
+    answers_N: npt.NDArray[Any] | None = None
 
 
 def write_predictions(path: Path, kept: list[OutOfFold], experts: list[str]) -> None:
@@ -133,6 +139,7 @@ def _tables(one: OutOfFold, schema: pa.Schema) -> Iterator[pa.Table]:
     missing = pa.nulls(n, pa.list_(pa.float32()))
     for predictor, prediction_NC in one.predictions.items():
         weights = one.weights_NE if predictor == "ensemble" else None
+        answers = one.answers_N if predictor == "deployed" else None
         columns: dict[str, Any] = {
             "task": _repeated(one.task.name, n),
             "repeat": pa.array(np.full(n, one.repeat, dtype=np.int16)),
@@ -145,6 +152,7 @@ def _tables(one: OutOfFold, schema: pa.Schema) -> Iterator[pa.Table]:
             else pa.array(one.target_N.astype(np.float64), from_pandas=True),
             "targets": _lists(one.target_N) if several else missing,
             "prediction": _lists(prediction_NC),
+            "answer": missing if answers is None else _lists(answers.reshape(n, -1)),
             "weights": missing if weights is None else _lists(weights),
         }
         yield pa.table(columns).cast(schema)
@@ -179,6 +187,10 @@ def _out_of_fold(task: Task, repeat: int, table: pa.Table) -> OutOfFold:
     else:
         target_N = first["target"].to_numpy()
     weights = parts["ensemble"]["weights"] if "ensemble" in parts else None
+    answers: npt.NDArray[Any] | None = None
+    if "deployed" in parts and not parts["deployed"]["answer"].null_count:
+        answers = _matrix(parts["deployed"]["answer"]).astype(np.int64)
+        answers = answers.astype(bool) if task.kind == "multilabel" else answers[:, 0]
     return OutOfFold(
         task,
         repeat,
@@ -188,6 +200,7 @@ def _out_of_fold(task: Task, repeat: int, table: pa.Table) -> OutOfFold:
         target_N.astype(np.float64),
         {name: _matrix(part["prediction"]) for name, part in parts.items()},
         None if weights is None or weights.null_count else _matrix(weights),
+        answers,
     )
 
 

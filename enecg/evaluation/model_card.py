@@ -73,7 +73,7 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
     """
     task, facts = replace(bundle.task, unit=_plain(bundle.task.unit)), bundle.provenance
     classes = ", ".join(map(_plain, task.classes))
-    scores = results["predictors"]["ensemble"]
+    scores = results["predictors"]["deployed"]
     answer = {
         "regression": f"a value{f' in {task.unit}' if task.unit else ''}",
         "classification": f"one of {classes}, with probabilities",
@@ -121,7 +121,7 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
             "interval]. These are results of the procedure; this bundle is the procedure on all "
             f"groups. {interval_note(results)}",
             "",
-            "| metric | ensemble |",
+            "| metric | deployed |",
             "|---|---|",
             *table,
             "",

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
+from enecg.evaluation.events import LEAST_EVENTS
 from enecg.evaluation.procedure_interval import retraining_factor
 from enecg.tasks import Task, known
 
@@ -49,14 +50,15 @@ def operating_points(
     dict
         Of two classes: `RATES` of the second one. Else ``classes``: `RATES` by class. Each rate
         has ``mean`` (over the folds where it is defined), ``folds``, ``n`` (records it is a share
-        of), ``ci95``, and ``defined_in`` where that is not every fold; one that is defined in no
-        fold is absent. Nothing for a regression.
+        of), ``ci95`` where that is ten or more, and ``defined_in`` where that is not every fold.
+        One that is defined in no fold is absent. Nothing for a regression.
     """
     if task.kind == "regression":
         return {}
     rows = known(truth_B)
     names = np.unique(np.asarray(group_B, dtype=str)[rows], return_inverse=True)[1]
-    folds = np.asarray(fold_B)[rows]
+    every_fold, fold_B = np.unique(fold_B, return_inverse=True)
+    folds, n_folds = fold_B[rows], len(every_fold)
     if task.kind == "multilabel":
         holds_BC, said_BC = truth_B[rows] > 0.5, np.asarray(answers_B)[rows]
     else:
@@ -64,21 +66,25 @@ def operating_points(
         holds_BC = truth_B[rows].astype(int)[:, None] == every
         said_BC = np.asarray(answers_B)[rows][:, None] == every
     if task.kind == "classification" and task.width == 2:
-        return _rates(holds_BC[:, 1], said_BC[:, 1], folds, names)
+        return _rates(holds_BC[:, 1], said_BC[:, 1], folds, names, n_folds)
     return {
         "classes": {
-            name: _rates(holds_BC[:, place], said_BC[:, place], folds, names)
+            name: _rates(holds_BC[:, place], said_BC[:, place], folds, names, n_folds)
             for place, name in enumerate(task.classes)
         }
     }
 
 
 def _rates(
-    holds_B: Mask, said_B: Mask, fold_B: npt.NDArray[np.integer], group_B: npt.NDArray[np.integer]
+    holds_B: Mask,
+    said_B: Mask,
+    fold_B: npt.NDArray[np.integer],
+    group_B: npt.NDArray[np.integer],
+    n_folds: int,
 ) -> dict[str, Any]:
     right_B = holds_B == said_B
     of = dict(zip(RATES, (holds_B, ~holds_B, said_B, ~said_B), strict=True))
-    found = {name: share(right_B, of_B, fold_B, group_B) for name, of_B in of.items()}
+    found = {name: share(right_B, of_B, fold_B, group_B, n_folds) for name, of_B in of.items()}
     return {name: rate for name, rate in found.items() if rate is not None}
 
 
@@ -87,6 +93,7 @@ def share(
     of_B: Mask,
     fold_B: npt.NDArray[np.integer],
     group_B: npt.NDArray[np.integer],
+    n_folds: int,
 ) -> dict[str, Any] | None:
     """Return the share of some records that are right, over folds; None where there is none.
 
@@ -95,18 +102,23 @@ def share(
     right_B, of_B : bool arrays, shape (B,)
         Which records are right, and which count.
     fold_B, group_B : int arrays, shape (B,)
+        Folds are numbered from 0.
+    n_folds : int
     """
-    every = np.unique(fold_B)
-    sizes = [int((fold_B == fold).sum()) for fold in every]
-    inside = [of_B & (fold_B == fold) for fold in every]
-    folds = [float(right_B[rows].mean()) for rows in inside if rows.any()]
-    if not folds:
+    sizes = [int((fold_B == fold).sum()) for fold in range(n_folds)]
+    inside = [rows for fold in range(n_folds) if (rows := of_B & (fold_B == fold)).any()]
+    if not inside:
         return None
+    folds = [float(right_B[rows].mean()) for rows in inside]
     mean, n = float(np.mean(folds)), int(of_B.sum())
-    effective = n / (_design_effect(right_B[of_B], group_B[of_B]) * retraining_factor(sizes))
-    found: dict[str, Any] = {"mean": mean, "folds": folds, "n": n, "ci95": wilson(mean, effective)}
-    if len(folds) < len(every):
+    found: dict[str, Any] = {"mean": mean, "folds": folds, "n": n}
+    if len(folds) < n_folds:
         found["defined_in"] = len(folds)
+    if n >= LEAST_EVENTS:
+        # The mean over folds weighs a small fold as much as a large one.
+        as_if = len(inside) ** 2 / sum(1 / int(rows.sum()) for rows in inside)
+        factor = _design_effect(right_B[of_B], group_B[of_B]) * retraining_factor(sizes)
+        found["ci95"] = wilson(mean, as_if / factor)
     return found
 
 

@@ -221,7 +221,8 @@ def _listed(value: Any) -> str:
 
 def _table(task: Task, predictors: Predictors, seen: Mapping[str, str]) -> str:
     metrics = metrics_of(task, predictors)
-    winner = {metric: best(metric, predictors) for metric in metrics}
+    # Rates are traded for each other: the highest of one is not the best.
+    winner = {metric: best(metric, predictors) for metric in metrics if metric not in RATES}
     heads = "".join(
         f"<th>{METRIC_NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}</th>"
         for metric in metrics
@@ -231,7 +232,7 @@ def _table(task: Task, predictors: Predictors, seen: Mapping[str, str]) -> str:
         cells = []
         for metric in metrics:
             mean, _, interval = with_interval(scores.get(metric)).partition(" ")
-            mark = ' class="best"' if winner[metric] == name else ""
+            mark = ' class="best"' if winner.get(metric) == name else ""
             cells.append(f"<td{mark}>{mean}<small>{interval}</small></td>")
         dagger = " †" if name in seen else ""
         ours = ' class="ours"' if name == "ensemble" else ""

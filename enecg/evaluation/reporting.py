@@ -72,9 +72,13 @@ def reporting_items(
         ),
         Item(
             "12a", "20, 21", "Partitions",
-            f"{folds} outer folds by hash of seed {config['seed']} and group (records of a subject "
-            "and identical signals stay together), inner folds: "
-            f"{config['inner_folds']}; see folds.csv",
+            (
+                f"published split `{config['fold_column']}`, {folds} folds"
+                if config["fold_column"]
+                else f"{folds} outer folds by hash of seed {config['seed']} and group (records of "
+                "a subject and identical signals stay together)"
+            )
+            + f", inner folds: {config['inner_folds']}; see folds.csv",
         ),
         Item(
             "12c", "22, 25, 26, 27", "Models",
@@ -88,7 +92,7 @@ def reporting_items(
         ),
         Item(
             "13", "", "Class imbalance",
-            f"class weights in stage 1: {config['stage1']['class_weights']}; thresholds for "
+            f"class weights: {config['stage1']['class_weights']}; thresholds for "
             f"{ensemble['threshold']}",
         ),
         Item(

@@ -31,7 +31,7 @@ AIMS = {
 """Aims by the form they are written in."""
 
 _WITH_NUMBER = re.compile(r"(specificity|sensitivity|cost)=([0-9]*\.?[0-9]+)")
-_EDGE = 1e-6
+_EDGE = 1e-12
 _TIE = 1e-12
 
 

@@ -64,7 +64,8 @@ def with_interval(entry: Mapping[str, Any] | None) -> str:
     mean = number(entry["mean"])
     if "ci95" in entry:
         low, high = entry["ci95"]
-        return f"{mean} [{number(low)}, {number(high)}]"
+        folds = f" in {entry['defined_in']} folds" if "defined_in" in entry else ""
+        return f"{mean} [{number(low)}, {number(high)}]{folds}"
     reasons = []
     if "null_band" in entry:
         low, high = entry["null_band"]
@@ -133,8 +134,8 @@ def summary(task: Task, predictors: Predictors) -> str:
     size = number(abs(gain)) if abs(gain) >= 0.0005 else "less than 0.001"
     sentence = (
         f"The ensemble's {name} is {with_interval(ours)}{unit}; the best expert alone, {expert}, "
-        f"has {with_interval(theirs)}{unit}. The ensemble {verdict}"
-        f"{f' by {size}{unit}' if gain else ''}."
+        f"has {with_interval(theirs)}{unit}. The ensemble's mean {verdict}"
+        f"{f' by {size}{unit}' if gain else ''}; whether that is more than chance is said below."
     )
     if metric in predictors.get("dummy", {}):
         floor = with_interval(predictors["dummy"][metric])
@@ -246,8 +247,8 @@ def decision_sentence(decisions: Mapping[str, Mapping[str, Any]]) -> str:
         text = f"The bundle's ensemble is of gates ({bundled['way']}): {margin}."
     else:
         text = (
-            f"A plain baseline is as good as the gates, so the rule takes it: the bundle's "
-            f"ensemble is `{bundled['way']}` ({margin})."
+            f"The gates are not clearly better than a plain baseline, so the rule takes that: the "
+            f"bundle's ensemble is `{bundled['way']}` ({margin})."
         )
     others = [found["way"] for scope, found in decisions.items() if scope != "all"]
     counts = ", ".join(f"{way} {others.count(way)}" for way in dict.fromkeys(others))
@@ -257,8 +258,8 @@ def decision_sentence(decisions: Mapping[str, Mapping[str, Any]]) -> str:
     best = [name for name in plain if name]
     named = ", ".join(f"{name} {best.count(name)}" for name in dict.fromkeys(best))
     row = (
-        f" In {len(best)} of {len(plain)} outer folds no gate was better than what looks at no "
-        f"record, and the row `gate` is that ({named})."
+        f" In {len(best)} of {len(plain)} outer folds the best trial was a fixed mixture, not a "
+        f"gate; the row `gate` shows that ({named})."
         if best
         else ""
     )

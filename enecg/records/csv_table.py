@@ -229,6 +229,6 @@ def _named(frame: pd.DataFrame, path: Place) -> pd.DataFrame:
                 f"{path}: column {int(str(name)[1:]) + 1} has no name but values, such as "
                 f"{frame[name].iloc[row]!r}"
             )
-    return frame.drop(columns=[name for name in nameless if name != "\x000"]).rename(
-        columns={"\x000": "Unnamed: 0"}
-    )
+    # pandas' row numbers, perhaps of a table that it had read and written before.
+    dropped = [name for name in nameless if name != "\x000" or "Unnamed: 0" in frame.columns]
+    return frame.drop(columns=dropped).rename(columns={"\x000": "Unnamed: 0"})

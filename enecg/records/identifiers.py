@@ -24,7 +24,10 @@ _ROUNDED = re.compile(r"-?[0-9]+(\.[0-9]+[eE][+-]?|[eE][+])[0-9]+")
 _NORMAL = "^[A-Za-z0-9_-]+$"
 """What most identifiers look like; they are in their normal form already."""
 _LARGEST_FLOAT = 2**53
-WORDS_FOR_MISSING = frozenset({"na", "n/a", "nan", "nat", "none", "null", "<na>", "unknown"})
+WORDS_FOR_MISSING = frozenset(
+    {"na", "n/a", "n.a.", "nan", "nat", "none", "null", "nil", "<na>", "#n/a", "#null!", "unknown",
+     "missing", "unk", "-", "--", ".", "?"}
+)  # fmt: skip
 """What programs write into a cell that should be empty, in lower case."""
 
 

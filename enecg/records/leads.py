@@ -9,10 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
-from enecg.errors import UserError, did_you_mean, one_line
+from enecg.errors import UserError, did_you_mean
 from enecg.signals import LEADS
+from enecg.yaml_file import read_yaml
 
 _LIMB_LEADS = range(6)
 _II = LEADS.index("II")
@@ -31,6 +30,12 @@ _BEHIND = re.compile(
 _LEAD = re.compile(
     r"(?:d[ _-]?)?(?P<roman>i{1,3})|d[ _-]?(?P<number>[1-3])|a[ _-]?v[ _-]?(?P<augmented>[rlf])|"
     r"[vc][ _-]?(?P<chest>[1-6])|ml[ _-]?(?P<modified>ii|2)"
+)
+# A lead that a longer name speaks of, however it goes on: "aVRraw", "LEADII raw".
+_MENTIONED = re.compile(
+    r"(?:(?<![a-z])|(?<=lead)|(?<=ecg)|(?<=ekg))(?:"
+    r"(?:d[ _-]?)?(?P<roman>i{1,3})(?![a-z0-9])|(?:d|lead)[ _-]?(?P<number>[1-3])(?![0-9])|"
+    r"a[ _-]?v[ _-]?(?P<augmented>[rlf])|[vc][ _-]?(?P<chest>[1-6])(?![0-9]))"
 )
 _SIGN = re.compile(r"(\(\s*([+-])\s*\)|[+-]|(?:minus|negative|neg|inverted|inverse|inv)\b\.?)[ _]*")
 # A bare "-" behind a name ("V1-") may be the mark of a reference: not taken for a sign.
@@ -68,15 +73,15 @@ def lead_of(name: str) -> LeadName | None:
     """
     text = unicodedata.normalize("NFKC", name).replace("−", "-").replace("–", "-")
     text = text.partition(" #")[0].strip(" \t,.;:\"'").lower()
-    inverted = False
+    turned = 0
     for _ in range(4):  # words, units and signs may stand in any order
         before = text
         text = _BEHIND.sub("", text).strip()
         if sign := _SIGN.match(text):
-            inverted ^= (sign[2] or sign[1]) != "+"
+            turned += (sign[2] or sign[1]) != "+"
             text = text[sign.end() :].strip()
         if sign := _SIGN_BEHIND.search(text):
-            inverted ^= (sign[2] or sign[1]) != "+"
+            turned += (sign[2] or sign[1]) != "+"
             text = text[: sign.start()].strip()
         if word := _BEFORE.match(text):
             text = text[word.end() :].strip()
@@ -85,12 +90,14 @@ def lead_of(name: str) -> LeadName | None:
         if text == before:
             break
     said = _LEAD.fullmatch(text)
-    return None if said is None else LeadName(_place(said), inverted, bool(said["modified"]))
+    if said is None or turned > 1:  # "-aVR (inverted)": turned over once, or twice?
+        return None
+    return LeadName(_place(said), turned == 1, bool(said["modified"]))
 
 
 def _place(said: re.Match[str]) -> int:
     """Return the place of the lead that `_LEAD` has found."""
-    if said["modified"]:
+    if said.groupdict().get("modified"):
         return _II
     if said["roman"]:
         return len(said["roman"]) - 1
@@ -158,9 +165,8 @@ def mentioned(names: Iterable[str]) -> set[int]:
 
     Such a lead was recorded in some way: it must not be computed from others.
     """
-    words = {word for name in names for word in re.findall(r"[a-z]+[0-9]*", name.lower())}
-    found = [said for word in words if (said := _LEAD.fullmatch(word))]
-    return {_place(said) for said in found if not said["modified"]}
+    texts = {unicodedata.normalize("NFKC", name).lower() for name in names}
+    return {_place(said) for text in texts for said in _MENTIONED.finditer(text)}
 
 
 def read_lead_names(path: Path) -> dict[str, str]:
@@ -177,18 +183,11 @@ def read_lead_names(path: Path) -> dict[str, str]:
     UserError
         No such file, no mapping, or a name on the right side that is no lead.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--lead-names: no file {path}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"--lead-names: cannot read {path}: {one_line(error)}") from None
+    content = read_yaml(Path(path), "--lead-names")
     if not isinstance(content, dict) or not content:
         raise UserError(f"--lead-names: {path} must hold lines such as 'E1: V1'")
     table: dict[str, str] = {}
     for name, lead in content.items():
-        if not isinstance(name, str | int) or isinstance(name, bool):
-            raise UserError(f"--lead-names: {path}: write the name {name!r} in quotes")
         allowed = f"allowed: {', '.join(LEADS)}, each perhaps with - in front, or none"
         if not isinstance(lead, str) or _standard(lead) is None:
             raise UserError(

@@ -120,9 +120,20 @@ def _constant(text: str) -> str | None:
     return None if text == "NaN" else text
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _value(value: Any, where: str) -> Any:
     """Return a field as a cell: text, a list of names, a truth value for identifiers to refuse."""
     name = where.rpartition(" ")[2]
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, str) and not _is_text(one):
+            raise UserError(f"{where}: {one[:60]!r} is no text (half of a surrogate pair)")
     if isinstance(value, str):
         return value.strip() or None
     if isinstance(value, bool):

@@ -196,7 +196,9 @@ def test_the_report_says_where_a_plain_baseline_was_as_good() -> None:
     }  # fmt: skip
     gated = decision | {"way": "greedy", "gain_of_gates": 0.2}
     text = decision_sentence({"0": gated, "1": decision, "all": decision})
-    assert text.startswith("The gates are not clearly better than a plain baseline, so the rule takes that")
+    assert text.startswith(
+        "The gates are not clearly better than a plain baseline, so the rule takes that"
+    )
     assert "the gates' loss is 0.0010 lower than the best plain way's" in text
     assert "`stacking`" in text and "greedy 1, stacking 1" in text and "temperature" in text
     assert "absolute" not in text
@@ -225,8 +227,8 @@ def test_the_sentence_states_the_numbers_either_way() -> None:
     worse = summary(AGE, {**predictors, "ensemble": {"mae": entry(8.9)}})
     assert worse.startswith(
         "The ensemble's MAE is 8.90 [8.40, 9.40] years; the best expert alone, rocket, has "
-        "8.70 [8.20, 9.20] years. The ensemble's mean is worse by 0.200 years; whether that is more "
-        "than chance is said below."
+        "8.70 [8.20, 9.20] years. The ensemble's mean is worse by 0.200 years; whether that is "
+        "more than chance is said below."
     )
     better = summary(AGE, {**predictors, "ensemble": {"mae": entry(8.5)}})
     assert "The ensemble's mean is better by 0.200 years;" in better

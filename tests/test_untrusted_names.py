@@ -125,7 +125,7 @@ def card_of(classes: tuple[str, ...]) -> str:
     }  # fmt: skip
     score = {"mean": 0.8, "ci95": [0.7, 0.9]}
     results = {
-        "n": 7, "predictors": {"ensemble": {"auroc": score}}, "comparisons": {},
+        "n": 7, "predictors": {"deployed": {"auroc": score}}, "comparisons": {},
         "decisions": {"all": decision},
     }  # fmt: skip
     return model_card(made, results)

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
+from enecg.bundle import load_bundles
 from enecg.config import parse_config
 from enecg.errors import JobFailed, UserError
 from enecg.evaluation.metrics import score
@@ -293,11 +294,18 @@ def test_predictions_from_a_store_and_from_wfdb_files_agree(
     np.testing.assert_array_equal(one[probabilities], other[probabilities])
     np.testing.assert_allclose(one[probabilities].sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(one[weights].sum(axis=1), 1, atol=1e-5)
+    thresholds = {
+        name: dict(zip(loaded.task.classes, loaded.ensemble.thresholds, strict=True))
+        for name in ("rhythms", "gender")
+        for loaded in load_bundles(bundle / name)
+    }
     named = one["rhythms"].str.split(";").explode()
     for name in ("AFIB", "SR"):
         holds = named.index[named == name]
-        assert set(holds) == set(one.index[one[f"rhythms__p__{name}"] >= 0.5])
-    assert (one["gender"] == np.where(one[probabilities[0]] > 0.5, "male", "female")).all()
+        from_B = one[f"rhythms__p__{name}"] >= thresholds["rhythms"][name]
+        assert set(holds) == set(one.index[from_B])
+    female_B = one["gender__p__female"] > thresholds["gender"]["female"]
+    assert (one["gender"] == np.where(female_B, "female", "male")).all()
 
 
 def test_a_record_is_predicted_the_same_in_any_company(

@@ -136,7 +136,9 @@ def test_a_plan_and_a_mistake_at_a_narrow_terminal(store: Path, tmp_path: Path) 
     shown = job("pipeline.py", "--config", path, "--set", "gate.trails\x1b[2J=[red]")
     assert shown.code == 2
     assert "\x1b" not in shown.raw and len(shown.lines) == 1
-    assert "did you mean 'trials'" in shown.raw
+    assert "the key holds the character U+001B" in shown.raw
+    shown = job("pipeline.py", "--config", path, "--set", "gate.trails=[red]")
+    assert shown.code == 2 and "did you mean 'trials'" in shown.raw
 
 
 def test_a_live_bar_can_go_anywhere_and_leaves_itself_behind(

@@ -5,7 +5,7 @@ any moment: while libraries are loaded, while Ray starts (which takes signals fo
 C++ code holds the child. It ends the child first: a driver that outlives its cluster, even for a
 moment, ends in Ray's own way, with a stack trace and another exit code.
 
-Nothing that takes time is imported: jobs call `install` before anything that takes time to load.
+Jobs call `install` before they load anything slow, so this file imports only what loads fast.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _end_descendants() -> None:
     until = time.monotonic() + _KILLING_SECONDS
     with contextlib.suppress(ChildProcessError):  # no children are left, so nothing below them
         while time.monotonic() < until:
-            end(descendants(os.getpid()))  # one that is born meanwhile may be overlooked, once
+            end(descendants(os.getpid()))  # the next round finds one that starts meanwhile
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
 
@@ -230,8 +230,7 @@ def end(processes: Iterable[int]) -> None:
 
 
 def descendants(root: int) -> list[int]:
-    """Return the processes below one that have not ended, those next to it first; those that ended
-    but are not taken note of do not count."""
+    """Return the processes that one started, directly or not: its children first, no zombies."""
     below: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():

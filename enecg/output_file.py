@@ -92,17 +92,18 @@ def holds_drawing(path: Path) -> bool:
 
 def holds_evaluation(path: Path) -> bool:
     """Whether a JSON file is one that evaluate.py wrote, by its keys."""
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(said, dict) and {"bundle", "records", "tasks"} <= set(said)
+    return {"bundle", "records", "tasks"} <= _keys(path)
 
 
 def holds_comparison(path: Path) -> bool:
     """Whether a JSON file is one that compare.py wrote, by its keys."""
+    return _keys(path) == {"runs", "tasks"}
+
+
+def _keys(path: Path) -> set[str]:
+    """The keys of a JSON file; none where it holds anything else."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(said, dict) and set(said) == {"runs", "tasks"}
+        return set()
+    return set(said) if isinstance(said, dict) else set()

@@ -1,4 +1,4 @@
-"""How long work shows itself: a live bar on a terminal, plain lines in a log."""
+"""Progress of long work: a live bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ FATAL = 3
 def quieten() -> None:
     """Let Ray's core write in this process only what ends the process; call it once connected.
 
-    Its errors reach the program as exceptions; the lines say nothing to who uses it ("constructor
+    Its errors reach the program as exceptions; the lines mean nothing to a user ("constructor
     arguments in the object store", "metrics exporter agent"), and Ray has no setting for the
     terminal alone. ``RAY_BACKEND_LOG_LEVEL``, where it is set, counts instead: it holds for every
     process of a cluster, and Ray announces it in a line of its own.

@@ -158,9 +158,9 @@ def start_local(cpus: int) -> Any:
 def _on_loopback() -> Iterator[None]:
     """Let a cluster that starts meanwhile listen on loopback only.
 
-    On Linux, Ray takes the machine's address in the network instead of 127.0.0.1, so that other
-    machines can join, and then listens on every interface; on systems where clusters are of one
-    machine it does not. So for the start this is such a system.
+    On Linux, Ray replaces 127.0.0.1 by the machine's network address, so that other machines can
+    join, and listens on every interface. Where Ray supports clusters of one machine only (macOS,
+    Windows), it keeps 127.0.0.1. During the start, this setting makes Ray do the same here.
     """
     clusters = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -99,10 +99,20 @@ def test_somebody_elses_folder_is_refused_and_stays_as_it_is(
 
 
 @pytest.mark.parametrize(
-    "run_dir", ["/", "~", ".", "theirs/file.txt/run", "x" * 300, "runs/" + "y" * 256, "a\0b"]
+    ("run_dir", "told"),
+    [
+        *((place, "run_dir") for place in ("/", "~", ".", "theirs/file.txt/run")),
+        ("x" * 300, "run_dir"),
+        ("runs/" + "y" * 256, "run_dir"),
+        ("a\0b", r"config\.yaml: line 1: 'a\\x00b' holds the character U\+0000"),
+    ],
 )
 def test_places_that_cannot_be_a_run_folder(
-    run_dir: str, synthetic_store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_dir: str,
+    told: str,
+    synthetic_store: RecordStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("home", "theirs"):
@@ -113,7 +123,7 @@ def test_places_that_cannot_be_a_run_folder(
         tmp_path, settings(synthetic_store.path, Path("r")) | {"run_dir": run_dir}
     )
     before = snapshot(tmp_path)
-    with pytest.raises(UserError, match=r"run_dir") as refused:
+    with pytest.raises(UserError, match=told) as refused:
         run_stages(config, None, ["experts"])
     assert str(refused.value).isprintable() and len(str(refused.value)) < 400
     assert snapshot(tmp_path) == before

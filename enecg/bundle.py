@@ -221,6 +221,7 @@ class Bundle:
             checked = version[1] == FORMAT_VERSION or KEY in description or "files" in description
             if checked:
                 description = parse_sealed_json(content, path)
+                _check_expert_names(description)
                 read = _files_read(description, every_expert)
                 digests = {name: description["files"][name] for name in read}
                 if (name := first_damaged(folder, digests)) is not None:
@@ -248,8 +249,7 @@ class Bundle:
             }
         )
         task.check_names()
-        for name in (*description["expert_names"], *description["experts"]):
-            check_name("an expert", name)  # it becomes part of paths
+        _check_expert_names(description)
         found = {}
         for name in _experts_read(description, every_expert):
             settings = ExpertSettings.model_validate(description["experts"][name]["settings"])
@@ -289,6 +289,12 @@ class Bundle:
             tuple(baselines.get("dummy", ())),
             seen=Seen.load(folder / SEEN) if SEEN in description.get("files", ()) else None,
         )
+
+
+def _check_expert_names(description: dict[str, Any]) -> None:
+    """Refuse names of experts that lead elsewhere; to be done before one becomes part of a path."""
+    for name in (*description["expert_names"], *description["experts"]):
+        check_name("an expert", name)
 
 
 def _experts_read(description: dict[str, Any], every_expert: bool) -> list[str]:

@@ -21,7 +21,7 @@ import pandas as pd
 from enecg.config import Config
 from enecg.errors import UserError
 from enecg.evaluation.folds import fold_of_groups, outer_folds
-from enecg.names import check_different, check_fold_name
+from enecg.names import check_different
 
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
@@ -145,8 +145,6 @@ def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
     group_N = index["group_id"].to_numpy(dtype=object)
     outer_N, names = outer_folds(index, config.folds, config.fold_column, config.seed)
     if config.fold_column is not None:
-        for name in names:
-            check_fold_name(config.fold_column, str(name))
         check_different(f"fold_column {config.fold_column}", map(str, names))
     if ALL in names:
         raise UserError(

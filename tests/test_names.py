@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from enecg.bundle import Bundle, load_bundles
+from enecg.checked_files import read_sealed_json, write_sealed_json
 from enecg.config import OTHER_PREDICTORS, parse_config
 from enecg.errors import UserError
 from enecg.names import check_class_name, check_different, check_fold_name, check_name, shown
@@ -119,12 +120,12 @@ def test_long_names_are_cut_in_messages() -> None:
 
 
 def crafted(tmp_path: Path, change: Any) -> Path:
-    """A bundle whose description was changed by somebody."""
+    """A bundle whose description was changed by somebody who wrote a fitting checksum into it."""
     folder = tmp_path / "bundle" / "age"
     bundle(TASKS["age"]).save(folder)
-    description = json.loads((folder / "bundle.json").read_text())
+    description = read_sealed_json(folder / "bundle.json")
     change(description)
-    (folder / "bundle.json").write_text(json.dumps(description))
+    write_sealed_json(folder / "bundle.json", description)
     return folder
 
 
@@ -149,8 +150,9 @@ def test_a_crafted_bundle_leads_to_no_other_folder(tmp_path: Path, name: Any) ->
 def test_a_crafted_bundle_has_no_classes_that_do_not_print(tmp_path: Path) -> None:
     folder = tmp_path / "gender"
     bundle(TASKS["gender"]).save(folder)
-    text = (folder / "bundle.json").read_text()
-    (folder / "bundle.json").write_text(text.replace('"female"', r'"\u001b[2J"'))
+    text = json.dumps(read_sealed_json(folder / "bundle.json"))
+    changed = json.loads(text.replace('"female"', r'"\u001b[2J"'))
+    write_sealed_json(folder / "bundle.json", changed)
     with pytest.raises(UserError, match="no name for a class") as error:
         Bundle.load(folder)
     told(error)
@@ -167,10 +169,10 @@ def test_a_store_lists_files_of_its_own_alone(synthetic_store: RecordStore, tmp_
     store = tmp_path / "store"
     for strange in ("../secret.parquet", "/etc/passwd", "shard-1/../../x.parquet", "shard-x", ""):
         shutil.copytree(synthetic_store.path, store)
-        description = json.loads((store / "dataset.json").read_text())
+        description = read_sealed_json(store / "dataset.json")
         description["files"][strange] = "0" * 64
-        (store / "dataset.json").write_text(json.dumps(description))
-        with pytest.raises(UserError, match=r"dataset.json: lists"):
+        write_sealed_json(store / "dataset.json", description)
+        with pytest.raises(UserError, match=r"dataset.json: files may not name"):
             RecordStore.open(store)
         shutil.rmtree(store)
 

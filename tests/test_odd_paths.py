@@ -75,7 +75,7 @@ def test_predictions_and_evaluation_in_oddly_called_folders(odd: Path, ran: Path
         else:
             assert text[name].fillna("").tolist() == found[name].fillna("").tolist()
     assert len(pd.read_csv(odd / "out" / "c.csv")) == len(found)
-    evaluate_file(ran / "bundle", odd / "store", odd / "out" / "e.json")
+    evaluate_file(ran / "bundle", odd / "store", odd / "out" / "e.json", include_seen=True)
     assert json.loads((odd / "out" / "e.json").read_text())["same_records"]
     predict_file(ran / "bundle" / "gender", odd / "store", odd / "out" / "a.parquet")  # again
     assert "rr_interval" not in pq.read_schema(odd / "out" / "a.parquet").names

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from enecg.errors import UserError, brief, did_you_mean
+from enecg.names import check_fold_name
 
 MOST_FOLDS = 1000
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9 ._+-]{0,63}")
 log = logging.getLogger(__name__)
 
 Folds = npt.NDArray[np.int64]
@@ -187,17 +186,19 @@ def _published(index: pd.DataFrame, fold_column: str) -> tuple[Folds, list[str]]
         else str(value)
         for value in unique
     ]
+    for name in names:
+        check_fold_name(fold_column, name)
     return number_of_B.astype(np.int64), names
 
 
 def _check_published(values: pd.Series) -> None:
-    """Refuse what is no number of a fold, nor a name that files can be called by."""
+    """Refuse what is neither a finite number nor text."""
     for value in values.to_numpy(dtype=object):
         usable = isinstance(value, int | float | np.number) and np.isfinite(value)
-        if not usable and not (isinstance(value, str) and _NAME.fullmatch(value)):
+        if not usable and not isinstance(value, str):
             raise UserError(
                 f"fold_column {values.name!r} has the value {brief(value)}; a fold is a number or "
-                "a name of up to 64 letters, digits, blanks, - + _ and ."
+                "a name"
             )
 
 

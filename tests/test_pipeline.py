@@ -375,8 +375,9 @@ def test_a_bundle_is_validated_on_another_store(
             scores = outcome["predictors"][name]
             for metric, value in score(task, target, predicted).items():
                 assert scores[metric]["mean"] == pytest.approx(value, rel=1e-4, abs=1e-6)
-                low, high = scores[metric].get("ci95", [value, value])
-                assert low <= scores[metric]["mean"] <= high and "std" not in scores[metric]
+                assert "std" not in scores[metric]
+                if (interval := scores[metric].get("ci95")) is not None:
+                    assert interval[0] <= scores[metric]["mean"] <= interval[1]
 
 
 def test_a_bundle_that_does_not_fit_the_labels_is_refused_in_one_line(
@@ -423,7 +424,7 @@ def test_one_failing_expert_does_not_stop_the_others(
     values = settings(
         synthetic_store.path,
         tmp_path / "run",
-        stage1={"epochs": 2, "heads": ["ridge"], "learning_rate": 1e30},
+        stage1={"epochs": 20, "heads": ["ridge"], "learning_rate": 1e3, "weight_decay": 1e3},
     )
     experiment = open_experiment(parse_config(values))
     with pytest.raises(JobFailed, match=r"1 of 2 experts failed – dlinear: the loss of .* is nan"):

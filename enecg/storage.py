@@ -185,6 +185,18 @@ class Folder:
         with self.replacing(name) as temporary:
             temporary.write_bytes(content)
 
+    def move(self, name: str, other: Folder) -> None:
+        """Move a file to another folder of the same file system, in the place of one there.
+
+        On disk it is there whole or not at all at any moment; in object storage it is copied first.
+        """
+        if not self.remote:
+            os.replace(self.uri_of(name), other.uri_of(name))
+            return
+        with _told(self.uri_of(name)):
+            self.filesystem.cp_file(self.key(name), other.key(name))
+            self.filesystem.rm_file(self.key(name))
+
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing if it is not there."""
         with _told(self.uri_of(name)):

@@ -25,8 +25,11 @@ from enecg.ownership import MARK, check_free, claim, kind_of, mark, remove_own
 from enecg.pipeline import check_places, run_stages
 from enecg.records import RecordStore
 from enecg.records.convert import convert
+from enecg.records.store import REPLACEMENT
 from enecg.records.synthetic import write_synthetic_cohort
+from enecg.records.verify import verify
 from enecg.run_folder import begin, claimed, finish
+from enecg.storage import Folder
 from enecg.tasks import TASKS
 from models import bundle
 from runs import REPOSITORY, settings, write_config
@@ -302,33 +305,63 @@ def test_conversion_overwrites_no_file_that_only_has_a_stores_name(
     assert snapshot(tmp_path / "out") == before
 
 
-def test_overwriting_a_store_leaves_other_files_and_survives_a_kill(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["_make", "first move", "description", "last removal"])
+def test_an_overwritten_store_is_old_or_new_and_other_files_stay(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     labels = write_synthetic_cohort(tmp_path / "in", 3, seed=1)
     out = tmp_path / "out"
     convert("wfdb", tmp_path / "in", out, labels)
-    for name in ("notes.txt", "shard-mine.parquet", ".my.parquet.1.tmp"):
+    theirs = ("notes.txt", "shard-mine.parquet", ".my.parquet.1.tmp")
+    for name in theirs:
         (out / name).write_text("mine")
+    before = RecordStore.open(out).fingerprint
+    write_synthetic_cohort(tmp_path / "in", 5, seed=2, overwrite=True)
     with monkeypatch.context() as patched:
-        remove, removed = os.remove, list[str]()
-
-        def killed(path: str) -> None:
-            if removed:
-                raise KeyboardInterrupt
-            removed.append(str(path))
-            remove(path)
-
-        patched.setattr(os, "remove", killed)
+        kill_at(step, patched)
         with pytest.raises(KeyboardInterrupt):
             convert("wfdb", tmp_path / "in", out, labels, overwrite=True)
-    with pytest.raises(UserError, match="add --overwrite to go on"):
-        convert("wfdb", tmp_path / "in", out, labels)
-    with pytest.raises(UserError, match="unfinished"):
-        RecordStore.open(out)
-    assert len(convert("wfdb", tmp_path / "in", out, labels, overwrite=True).index) == 3
-    for name in ("notes.txt", "shard-mine.parquet", ".my.parquet.1.tmp"):
-        assert (out / name).read_text() == "mine"
+    if step == "_make":
+        assert RecordStore.open(out).fingerprint == before and verify(out).sound
+        with pytest.raises(UserError, match="finished record store; add --overwrite"):
+            convert("wfdb", tmp_path / "in", out, labels)
+    elif step == "last removal":
+        assert len(RecordStore.open(out).index) == 5
+    else:
+        with pytest.raises(UserError, match=r"unfinished; run its convert\.py again"):
+            RecordStore.open(out)
+        with pytest.raises(UserError, match="add --overwrite to go on"):
+            convert("wfdb", tmp_path / "in", out, labels)
+    store = convert("wfdb", tmp_path / "in", out, labels, overwrite=True)
+    assert len(store.index) == 5 and verify(out).sound
+    assert {path.name for path in out.iterdir()} == {
+        *theirs, "dataset.json", *store.description["files"]
+    }  # fmt: skip
+    assert all((out / name).read_text() == "mine" for name in theirs)
+
+
+def kill_at(step: str, patched: pytest.MonkeyPatch) -> None:
+    move, remove = Folder.move, Folder.remove
+
+    def moved(folder: Folder, name: str, other: Folder) -> None:
+        if name == "dataset.json" or step == "first move":
+            raise KeyboardInterrupt
+        move(folder, name, other)
+
+    def removed(folder: Folder, name: str) -> None:
+        if name == REPLACEMENT:
+            raise KeyboardInterrupt
+        remove(folder, name)
+
+    def made(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if step == "_make":
+        patched.setattr("enecg.records.convert._make", made)
+    elif step == "last removal":
+        patched.setattr(Folder, "remove", removed)
+    else:
+        patched.setattr(Folder, "move", moved)
 
 
 # Simulated cohorts

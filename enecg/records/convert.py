@@ -15,6 +15,7 @@ import pandas as pd
 import ray
 
 import enecg
+from enecg import interrupts
 from enecg.cluster import connect
 from enecg.errors import JobFailed, UserError, one_line
 from enecg.progress import counting, say
@@ -64,7 +65,7 @@ def convert(
     max_rejected : float
         Share of the listed records above which the conversion counts as failed.
     overwrite : bool
-        Start afresh where a store is; only a store's own files are removed.
+        Replace a store that is there, once the new one is whole; other files in its folder stay.
     seed : int
         Decides which record stands in which shard; None: all stand in listing order, which is no
         order to train in.
@@ -115,7 +116,9 @@ def convert(
             mine = claim(store, arguments, overwrite)
         except OSError as error:
             raise UserError(f"--output {output}: {one_line(error)}") from None
-        if store.exists(DESCRIPTION):
+        if mine.old is not None:
+            interrupts.keeps(f"the old store in {output} and the new one's shards are kept")
+        if mine.store.exists(DESCRIPTION):
             mine.release()  # a kill came when only this was left to do
         else:
             origin: dict[str, Any] = {"source": source, "seed": seed, "limit": limit}

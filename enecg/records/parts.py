@@ -2,6 +2,9 @@
 
 All of it lies in the folder ``.unfinished`` of the store and is removed, the arguments last, once
 ``dataset.json`` is there. So whatever a kill leaves, the next job knows what it is.
+
+A store that replaces a finished one is made in the folder ``.replacement`` of that store, and moves
+in when it is whole; until then the old one can be read.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -27,9 +30,10 @@ from enecg.checked_files import DamagedFile, parse_sealed_json, sealed_json
 from enecg.errors import JobFailed, UserError
 from enecg.names import is_store_file
 from enecg.progress import say
+from enecg.records.description import parse_description
 from enecg.records.labels import list_of
 from enecg.records.shard_file import shard_name
-from enecg.records.store import DESCRIPTION, FORMAT, RELABELLED, UNFINISHED
+from enecg.records.store import DESCRIPTION, FORMAT, RELABELLED, REPLACEMENT, UNFINISHED
 from enecg.storage import Folder
 
 _ARGUMENTS, _OUTCOMES = f"{UNFINISHED}/arguments.json", f"{UNFINISHED}/outcomes"
@@ -68,12 +72,16 @@ class Claim:
     Attributes
     ----------
     store : Folder
+        Where it is made.
     owner : str
         A random name of the job.
+    old : Folder, optional
+        The finished store that it replaces.
     """
 
     store: Folder
     owner: str
+    old: Folder | None = None
 
     def check(self) -> None:
         """Stop here if the store is not this job's to write any more.
@@ -93,8 +101,11 @@ class Claim:
             )
 
     def release(self) -> None:
-        """Remove what was there to make the store, once it is finished."""
+        """Remove what was there to make the store, once it is finished; replace the old one."""
         remove_half_written(self.store)
+        if self.old is not None:
+            _move_in(self.store, self.old)
+            return
         self.store.remove(_OUTCOMES)
         self.store.remove(UNFINISHED)
 
@@ -134,7 +145,7 @@ def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:
     """Make a folder ready to hold a store: empty, or with part of the very same store.
 
     A job that still works on the same store is stopped by this at its next shard; what it has
-    done counts.
+    done counts. With ``overwrite`` a finished store stays until `Claim.release`.
 
     Raises
     ------
@@ -150,6 +161,17 @@ def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:
     except JobFailed:  # damaged: its end is what --overwrite is for
         if not overwrite:
             raise
+    new = store.below(REPLACEMENT)
+    moving_in = DESCRIPTION not in names and new.exists(DESCRIPTION)
+    if overwrite and (moving_in or _is_finished(store)):
+        if unfinished is not None:  # a kill came after dataset.json
+            store.remove(UNFINISHED)
+        return _claim_replacement(store, new, arguments)
+    if moving_in:
+        raise UserError(
+            f"--output {store.uri}: an earlier --overwrite was stopped here while the new store "
+            "moved in; add --overwrite to go on"
+        )
     if overwrite:
         _clear(store, names, unfinished is not None)
     elif unfinished is not None:
@@ -185,15 +207,45 @@ def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:
     return mine
 
 
+def _claim_replacement(old: Folder, new: Folder, arguments: dict[str, Any]) -> Claim:
+    """Claim the folder of a store that is to replace a finished one."""
+    try:
+        said = _unfinished_arguments(new)
+        same = said is None or all(said.get(key) == arguments[key] for key in arguments)
+    except JobFailed:  # damaged
+        same = False
+    return replace(claim(new, arguments, overwrite=not same), old=old)
+
+
+def _move_in(new: Folder, old: Folder) -> None:
+    """Put a finished store in the place of an old one; cut short, this goes on where it stopped.
+
+    From the first step to the last there is no ``dataset.json``: nothing takes a mixture for a
+    store.
+    """
+    files = parse_description(new.read(DESCRIPTION), new.uri_of(DESCRIPTION))["files"]
+    old.remove(DESCRIPTION)
+    old.remove(RELABELLED)
+    for name in files:
+        if new.exists(name):  # else it has moved before
+            new.move(name, old)
+    for name in old.names():
+        if is_store_file(name) and name not in files:
+            old.remove(name)
+    remove_half_written(old)
+    new.move(DESCRIPTION, old)
+    old.remove(REPLACEMENT)
+
+
 def _clear(store: Folder, names: Sequence[str], is_unfinished: bool) -> None:
-    """Remove the files of a store of this program's; others in its folder stay.
+    """Remove the files of an unfinished store of this program's; others in its folder stay.
 
     Until the last one is gone, `_ARGUMENTS` says whose they are.
     """
     own = [n for n in names if is_store_file(n) or n in (DESCRIPTION, RELABELLED, UNFINISHED)]
     if not own:
         return
-    if not is_unfinished and not _is_finished(store):
+    if not is_unfinished:
         raise UserError(
             f"--output {store.uri}: holds {own[0]!r}, but nothing says that it is a record store "
             "of this program's; give another folder, or move it away"

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 UNFINISHED = ".unfinished"
 """Folder in a store that is being made: its arguments, and a file for every shard that is done."""
+REPLACEMENT = ".replacement"
+"""Folder in a store with another one that is being made and will take its place."""
 RELABELLED = ".relabelled"
 """Folder with a new index and description on their way into the store: what is there counts."""
 SIGNAL_COLUMNS = ("record_id", "signal", "gain", "baseline")
@@ -267,7 +269,7 @@ def open_description(folder: Folder) -> dict[str, Any]:
     where = folder.uri
     try:
         names = folder.names()
-        if UNFINISHED in names and DESCRIPTION not in names:
+        if {UNFINISHED, REPLACEMENT} & set(names) and DESCRIPTION not in names:
             raise UserError(f"{where}: this record store is unfinished; run its convert.py again")
         if DESCRIPTION not in names:
             raise UserError(

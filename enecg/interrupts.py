@@ -1,4 +1,4 @@
-"""Leaving on SIGINT, SIGTERM or SIGHUP: one line, no process left behind, exit code 128 + signal.
+"""Leaving on SIGINT, SIGTERM, SIGHUP or SIGQUIT: one line, exit code 128 + its number.
 
 The job runs in a child of the process that was started. The parent only waits, so it can act at
 any moment: while libraries are loaded, while Ray starts (which takes signals for itself), while
@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from enecg.printable import printable
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _KILLING_SECONDS = 20.0
 _SLOT = 1 << 15  # bytes

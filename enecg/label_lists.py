@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from enecg.label_text import text_of
+from enecg.label_text import normal, text_of
 
 SEPARATORS = (";", "|", ",")
 """Between the names of a cell; a column's separator is the first of them that it uses."""
@@ -114,7 +114,7 @@ def _cells(values: pd.Series, classes: frozenset[str]) -> npt.NDArray[np.object_
     cells = np.empty(len(values), dtype=object)
     for place, value in enumerate(values):
         if isinstance(value, str):
-            cells[place] = value.strip() or None
+            cells[place] = normal(value) or None
         elif isinstance(value, list | tuple | np.ndarray | set | frozenset):
             cells[place] = tuple(text_of(name) for name in value if name is not None)
         elif value is not None and not pd.isna(value):
@@ -131,6 +131,10 @@ def _list_in(text: str) -> tuple[str, ...] | None:
     inside = text[1:-1].strip()
     if not inside:
         return ()
+    if text[0] == "{":
+        if "'" not in inside:
+            return _postgresql_array(inside)
+        text = f"[{inside}]"  # a set of Python, in the order in which it is written
     if _SPACED.fullmatch(inside):  # NumPy's ['AF' 'LBBB'], which Python would join to one name
         return tuple(one or other for one, other in _QUOTED.findall(inside))
     try:
@@ -146,6 +150,28 @@ def _list_in(text: str) -> tuple[str, ...] | None:
     if not all(isinstance(name, str | int) and not isinstance(name, bool) for name in value):
         return None
     return tuple(map(str, value))
+
+
+_ELEMENT = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|([^"'{}\\,:]*?))\s*(?:,|$)""")
+
+
+def _postgresql_array(inside: str) -> tuple[str, ...] | None:
+    """Return the names of a one-dimensional PostgreSQL array; a bare NULL is no name.
+
+    https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO
+    """
+    names, place = [], 0
+    while place < len(inside):
+        element = _ELEMENT.match(inside, place)
+        if element is None:
+            return None
+        quoted, bare = element.groups()
+        if quoted is not None:
+            names.append(re.sub(r"\\(.)", r"\1", quoted))
+        elif bare.upper() != "NULL":
+            names.append(bare)
+        place = element.end()
+    return tuple(names)
 
 
 class _Declared:

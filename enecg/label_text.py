@@ -7,6 +7,7 @@ guessed: what cannot be read is missing, and counted by `Unread`.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,16 +61,18 @@ class Unread:
         """
         said = []
         if self.unreadable:
-            said.append(f"{_values(self.unreadable)} cannot be read: {shown(self.unreadable)}")
+            said.append(
+                f"{_values(self.unreadable)} cannot be read: {with_counts(self.unreadable)}"
+            )
         if self.out_of_range:
             said.append(
                 f"{_values(self.out_of_range)} outside of the valid range: "
-                f"{shown(self.out_of_range)}"
+                f"{with_counts(self.out_of_range)}"
             )
         if self.undeclared:
             said.append(
                 f"{_values(self.undeclared)} of no declared class"
-                f"{f', {rest}' if rest else ''}: {shown(self.undeclared)}"
+                f"{f', {rest}' if rest else ''}: {with_counts(self.undeclared)}"
             )
         return said
 
@@ -98,7 +101,7 @@ def counted(found: dict[str, int]) -> dict[str, object]:
     }
 
 
-def shown(found: Mapping[str, int], total: int | None = None, most: int = 3) -> str:
+def with_counts(found: Mapping[str, int], total: int | None = None, most: int = 3) -> str:
     """Return the most frequent values with their counts, such as ``'1,250' (4), others (2)``.
 
     Parameters
@@ -186,8 +189,7 @@ def texts_of(values: pd.Series) -> npt.NDArray[np.object_]:
     """
     if values.dtype == object and pd.api.types.infer_dtype(values, skipna=True) == "string":
         number, different = pd.factorize(values)  # far fewer than values, most often
-        stripped = [text.strip() or None for text in different]
-        return np.array([*stripped, None], dtype=object)[number]
+        return np.array([*(normal(text) or None for text in different), None], dtype=object)[number]
     missing = is_missing(values)
     plain = values.to_numpy(dtype=object)
     texts = np.empty(len(values), dtype=object)
@@ -197,10 +199,16 @@ def texts_of(values: pd.Series) -> npt.NDArray[np.object_]:
     return texts
 
 
+def normal(text: str) -> str:
+    """Return text without blanks around, in Unicode's composed form: ``é`` is one character."""
+    text = text.strip()
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def text_of(value: object) -> str:
     """Return one value as text without blanks around; a whole number without ``.0``."""
     if isinstance(value, str):
-        return value.strip()
+        return normal(value)
     if isinstance(value, float | np.floating) and np.isfinite(value) and value == int(value):
         return str(int(value))
     return str(value)

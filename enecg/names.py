@@ -23,7 +23,8 @@ IDENTIFIERS = ("record_id", "subject_id")
 
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 _FOLD = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9_ .-]*[A-Za-z0-9_-])?")
-_STORE_FILE = re.compile(r"shard-\d+\.parquet|index\.parquet|rejected\.parquet")
+STORE_FILE = r"shard-[0-9]{5,}\.parquet|index\.parquet|rejected\.parquet"
+"""What files of a record store are called, beside its description."""
 
 
 def check_name(what: str, name: object, taken: Collection[str] = ()) -> None:
@@ -113,7 +114,7 @@ def check_different(what: str, names: Iterable[str]) -> None:
 
 def is_store_file(name: object) -> bool:
     """Whether a record store's description may list a file of this name: it leads nowhere else."""
-    return isinstance(name, str) and _STORE_FILE.fullmatch(name) is not None
+    return isinstance(name, str) and re.fullmatch(STORE_FILE, name) is not None
 
 
 def shown(name: object) -> str:

@@ -52,16 +52,16 @@ def output_file(
     try:
         if path.is_dir():
             raise UserError(f"{option} {path}: is a folder; give a file in it")
-        if os.path.lexists(path):
-            if not path.is_file() or not is_earlier(path):
-                raise UserError(
-                    f"{option} {path}: is there, and holds no {what} of this program's; give "
-                    "another name, or move it away"
-                )
-        else:
-            above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
-            if not above.is_dir():
-                raise UserError(f"{option} {path}: {above} is no folder; give another place")
+        if os.path.lexists(path) and (not path.is_file() or not is_earlier(path)):
+            raise UserError(
+                f"{option} {path}: is there, and holds no {what} of this program's; give "
+                "another name, or move it away"
+            )
+        above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+        if not above.is_dir():
+            raise UserError(f"{option} {path}: {above} is no folder; give another place")
+        if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+            raise UserError(f"{option} {path}: {above} cannot be written to; give another place")
     except OSError as error:
         raise UserError(f"{option} {path}: {one_line(error)}") from None
     return path

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from enecg.errors import UserError, brief, did_you_mean
 from enecg.label_lists import lists_of, undeclared_in
-from enecg.label_text import UNDECLARED, Unread, names_of, numbers_of, often, texts_of
+from enecg.label_text import UNDECLARED, Unread, names_of, normal, numbers_of, often, texts_of
 from enecg.names import check_class_name, check_task_name, is_printable, shown
 
 Kind = Literal["regression", "classification", "multilabel"]
@@ -63,6 +63,9 @@ class Task:
             raise UserError(
                 f"task {self.name}: kind is {self.kind!r}; allowed: {', '.join(get_args(Kind))}"
             )
+        # As label columns are read: "é" may be one character or two.
+        classes = tuple(normal(one) if isinstance(one, str) else one for one in self.classes)
+        object.__setattr__(self, "classes", classes)
         distinct = len(set(self.classes)) == len(self.classes)
         if self.kind == "classification" and (len(self.classes) < 2 or not distinct):
             raise UserError(f"task {self.name}: classes must be at least two, all different")

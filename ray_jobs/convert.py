@@ -183,7 +183,7 @@ def _allow(given: Mapping[str, object], option: str, beside: Collection[str]) ->
 
 def summary(store: RecordStore) -> str:
     """Say in a few lines what became of the records."""
-    from enecg.label_text import shown
+    from enecg.label_text import with_counts
     from enecg.records.describe import unread_lines
     from enecg.records.store import REJECTED
     from enecg.records.subjects import subjects_note
@@ -209,11 +209,16 @@ def summary(store: RecordStore) -> str:
     for name, column in store.description.get("unreadable_numbers", {}).items():
         lines.append(
             f"  column {name}: {column['numbers']:,} numbers; {column['count']:,} values are no "
-            f"number, and missing for a regression: {shown(column['values'], column['count'])}"
+            "number, and missing for a regression: "
+            f"{with_counts(column['values'], column['count'])}"
+        )
+    for name, found in store.description.get("not_measured", {}).items():
+        lines.append(
+            f"  column {name}: {with_counts(found)} stand for 'not measured' and are missing"
         )
     if left_out := store.description.get("signals_left_out"):
         lines.append(
-            f"  signals left out, by name and number of records: {shown(left_out, most=10)}"
+            f"  signals left out, by name and number of records: {with_counts(left_out, most=10)}"
             "; --lead-names says which of them are leads"
         )
     lines.append(f"record store: {store.uri}")

@@ -49,7 +49,7 @@ def ended(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("doing", DOING)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_one_line_and_the_exit_code_whatever_the_job_does(
     doing: str, number: signal.Signals
 ) -> None:

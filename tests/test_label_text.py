@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,23 @@ def lists(labels: pd.Series, *classes: str) -> list[list[str] | None]:
         ["['AF']", "['AF', 'LBBB']", "['NORM']", "[]", ""],
         ['["AF"]', '["AF","LBBB"]', '["NORM"]', "[]", ""],
         ["['AF']", "['AF' 'LBBB']", "['NORM']", "[]", ""], ["{AF}", "{AF,LBBB}", "{NORM}", "{}", ""],  # noqa: E501
+        ["{AF,NULL}", '{"AF",LBBB}', '{null, "NORM"}', "{NULL}", ""],
+        ["{'AF'}", "{'AF', 'LBBB'}", "{'NORM'}", "{}", ""],
         ["('AF',)", "('AF', 'LBBB')", "('NORM')", "()", ""],
         ["AF", "['AF', 'LBBB']", "NORM", "[]", ""],
     ],
 )  # fmt: skip
 def test_separators_and_lists(tmp_path: Path, values: list[str]) -> None:
     assert lists(stored(tmp_path, values)) == RIGHT
+
+
+def test_what_a_postgresql_array_holds() -> None:
+    classes = ("AF", 'a "quoted" name', "one, two", "NULL")
+    task = Task("dx", "multilabel", classes=classes)
+    column = pd.Series(['{AF,"one, two"}', r'{"a \"quoted\" name"}', '{"NULL"}', "{AF,{LBBB}}"])
+    targets, unread = task.read(column)
+    np.testing.assert_array_equal(targets[:3], [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    assert np.isnan(targets[3]).all() and unread.unreadable == {"{AF,{LBBB}}": 1}
 
 
 def test_classes_may_have_the_separator_in_their_names(tmp_path: Path) -> None:
@@ -196,3 +208,17 @@ def test_stores_of_earlier_versions_stay_readable() -> None:
     np.testing.assert_array_equal(flag.targets(pd.Series([True, False])), [1, 0])
     several = Task("g", "multilabel", classes=("A", "B"))
     np.testing.assert_array_equal(several.targets(pd.Series(["A;B", "A"])), [[1, 1], [1, 0]])
+
+
+def test_composed_and_decomposed_letters_are_the_same_class() -> None:
+    composed, decomposed = "Rhythmusstörung", unicodedata.normalize("NFD", "Rhythmusstörung")
+    assert composed != decomposed
+    column = pd.Series([composed, decomposed, "keine", None])
+    for name in (composed, decomposed):
+        task = Task("t", "classification", classes=(name, "keine"))
+        np.testing.assert_array_equal(task.targets(column), [0, 0, 1, np.nan])
+        several = Task("t", "multilabel", classes=(name, "keine"))
+        lists = pd.Series([f"{decomposed};keine", [composed], "keine", None], dtype=object)
+        np.testing.assert_array_equal(several.targets(lists)[:3], [[1, 1], [1, 0], [0, 1]])
+    with pytest.raises(UserError, match="all different"):
+        Task("t", "classification", classes=(composed, decomposed))

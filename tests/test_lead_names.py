@@ -31,7 +31,7 @@ def said(name: str) -> str | None:
         ("aVR|AVR|avr|av-r|aV R|a VR|aVR+|aVR (+)|Lead aVR|MDC_ECG_LEAD_AVR|Goldberger aVR|"
          "Lead aVR, augmented voltage, right", "aVR"),
         ("V1|v1|V 1|V_1|V-1|C1|c 1|Lead V1|ECG V1|EKG-V1|V1 (mV)|MDC_ECG_LEAD_V1|V1.|V1 (chest)|"
-         "Wilson V1", "V1"),
+         "Wilson V1|V1 #1", "V1"),
         ("C6|V 6|lead v6", "V6"),
         ("-aVR|− aVR|- aVR|(-)aVR|aVR (-)|aVR inverted|inv aVR|Lead -aVR|aVR_inv|minus aVR|"
          "aVR (inverted)|neg. aVR|-AVR (mV)", "-aVR"),
@@ -46,7 +46,7 @@ def test_usual_names(names: str, lead: str) -> None:
     "name",
     ["", "ECG", "ECG1", "Lead", "Lead 1", "Channel 1", "1", "V", "V0", "V7", "V9", "V4R", "V1R", "IV",  # noqa: E501
      "VR", "RESP", "PLETH", "MCL1", "CM5", "aVRx", "V1 (filtered)", "I-II", "V1-V2", "V1-", "D4",
-     "Lead - aVR", "inverted", "-", "+", "C7", "X", "abp"],
+     "Lead - aVR", "inverted", "-", "+", "C7", "X", "abp", "V1 #2", "II # 03"],
 )  # fmt: skip
 def test_names_that_only_look_alike(name: str) -> None:
     assert said(name) is None

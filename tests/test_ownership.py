@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -489,6 +490,19 @@ def test_places_where_no_output_can_be(output: str, tmp_path: Path) -> None:
     given = Path(output) if "://" in output else tmp_path / output
     with pytest.raises(UserError, match=r"--output .*: (is a folder|.*no folder|give a path)"):
         output_file(given, (".csv",), holds_predictions, "predictions")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        user = os.geteuid()
+        if user == 0:  # root may write anywhere
+            os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match="cannot be written to; give another place"):
+                output_file(Path(folder) / "x.csv", (".csv",), holds_predictions, "predictions")
+        finally:
+            os.seteuid(user)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from enecg.records.canonical import canonical
 from enecg.records.channel import Rejected
 from enecg.records.convert import convert
 from enecg.records.corpus import Corpus
+from enecg.records.describe import describe
 from enecg.records.labels import checked
 from enecg.records.sources.challenge import comments_of
 from enecg.records.sources.code_15 import RATE_HZ, channels_of
@@ -83,6 +84,9 @@ def test_mimic_iv_ecg(mimic: Path, real_ecgs: Path, tmp_path: Path, ray_cluster:
     }  # fmt: skip
     one, two, three = (index.loc[study] for study in ("40000017", "40000089", "40000121"))
     assert (one["rr_interval"], two["rr_interval"]) == (800, 659)
+    not_measured = store.description["not_measured"]
+    assert not_measured["rr_interval"] == {"29999": 1} and len(not_measured) == 9
+    assert "29999' (1)" in describe(store) and "rr_interval" in describe(store)
     assert np.isnan(three["rr_interval"]) and np.isnan(two["p_onset"]) and one["p_onset"] == 40
     assert (one["report_label"], two["report_label"]) == ("SR", "AFIB")
     assert three["report_label"] is None  # it was doubted
@@ -153,6 +157,8 @@ def test_comments_in_both_styles_and_unknown_values() -> None:
     )
     assert comments_of(new) == {"age": "53", "dx": "1,2"}
     assert comments_of(old) == {"sex": "F"}
+    several = b"#Dx: 1\n#Dx: 2,3\n#Dx: Unknown\n#Age: 61\n#Age: 61\n#Sex: F\n#Sex: M\n"
+    assert comments_of(several) == {"dx": "1, 2,3", "age": "61", "sex": "F, M"}
 
 
 def test_an_age_that_is_no_number_is_missing_and_counted(real_ecgs: Path, tmp_path: Path) -> None:
@@ -258,6 +264,7 @@ def test_the_authors_manifest(tmp_path: Path, ray_cluster: None) -> None:
     index = store.index.set_index("record_id").sort_index()
     assert index.index.tolist() == ["r0", "r1", "r2", "r3"]
     assert index["subject_id"].tolist() == ["7", "7", "8", "r3"]
+    assert store.description["not_measured"] == {"rr_interval": {"29999": 1}}
     assert np.isnan(index.loc["r0", "rr_interval"]) and index.loc["r1", "rr_interval"] == 812
     assert index["gender"].tolist()[:2] == ["male", "female"]
     assert index.loc["r2", "flag"] == "abnormal" and index.loc["r3", "report_label"] == "SBRAD"
@@ -291,6 +298,12 @@ def test_ptb_xl_superclasses_and_statements(real_ecgs: Path, tmp_path: Path) -> 
     assert set(counts.index) == {"NORM", "MI", "STTC", "CD", "HYP"}
     shutil.copy(real_ecgs / "ptb-xl" / "ptbxl_database.csv", tmp_path)
     without = listed("ptb-xl", tmp_path)
+    database = pd.read_csv(tmp_path / "ptbxl_database.csv", dtype=str)
+    database.loc[:2, "scp_codes"] = ["{'XYZ': 100.0}", "{'XYZ': 0.0, 'IMI': 50.0}", "{'SR': 0.0}"]
+    database.to_csv(tmp_path / "other.csv", index=False)
+    other = listed("ptb-xl", real_ecgs / "ptb-xl", tmp_path / "other.csv")
+    assert other.table["superclasses"].tolist()[:3] == [None, ["MI"], []]
+    assert any("does not list: 'XYZ' (2); a record with nothing" in note for note in other.notes)
     assert "superclasses" not in without.table and "scp_statements.csv" in without.notes[0]
 
 

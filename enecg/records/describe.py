@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from enecg.label_text import shown
+from enecg.label_text import with_counts
 from enecg.printable import printable
 from enecg.records.store import RecordStore
 from enecg.signals import LEADS
@@ -48,6 +48,7 @@ def describe(store: RecordStore) -> str:
         ]
     parts += [_label(name, about, n) for name, about in store.description["labels"].items()]
     parts += [_section("numbers that cannot be read", _unreadable(store.description))]
+    parts += [_section("not measured, so missing", _not_measured(store.description))]
     parts += [_section("signals left out", _left_out(store.description))]
     if metadata := store.description["metadata"]:
         parts.append("metadata: " + ", ".join(map(printable, metadata)))
@@ -147,6 +148,13 @@ def _unreadable(description: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _not_measured(description: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, f"{_number(sum(found.values()))}  {with_counts(found)}")
+        for name, found in description.get("not_measured", {}).items()
+    ]
+
+
 def _left_out(description: dict[str, Any]) -> list[tuple[str, str]]:
     counts: dict[str, int] = description.get("signals_left_out", {})
     shown = {repr(name): count for name, count in counts.items()}
@@ -161,9 +169,9 @@ def unread_lines(label: dict[str, Any]) -> list[str]:
         "undeclared": "of no declared class",
     }
     return [
-        f"{label[kind]['count']:,} {words}: {shown(label[kind]['values'], label[kind]['count'])}"
+        f"{found['count']:,} {words}: {with_counts(found['values'], found['count'])}"
         for kind, words in kinds.items()
-        if kind in label
+        if (found := label.get(kind))
     ]
 
 

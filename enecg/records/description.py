@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from enecg.checked_files import KEY, DamagedFile, parse_sealed_json
 from enecg.errors import UserError
+from enecg.names import STORE_FILE
 
 FORMAT = "enecg-records"
 FORMAT_VERSION = 2
@@ -17,9 +18,7 @@ DESCRIPTION, INDEX, REJECTED = "dataset.json", "index.parquet", "rejected.parque
 
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[
-    str, StringConstraints(pattern=r"^(shard-[0-9]{5,}\.parquet|index\.parquet|rejected\.parquet)$")
-]
+FileName = Annotated[str, StringConstraints(pattern=rf"^({STORE_FILE})$")]
 """A plain name inside the folder, of a kind that stores hold; nothing leads out of it."""
 
 

@@ -92,6 +92,7 @@ def finish(
             "counts": _counts(index, rejects, listing),
             "subjects": subjects_state(without_subject(index, listing), index.num_rows),
             **described,
+            "not_measured": listing.not_measured,
             "signals_left_out": _how_often(pc.list_flatten(outcomes["left_out"])),
             "files": {
                 **dict(zip(shards["shard"], shards["shard_sha256_first"], strict=True)),

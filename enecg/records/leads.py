@@ -37,6 +37,8 @@ _MENTIONED = re.compile(
     r"(?:d[ _-]?)?(?P<roman>i{1,3})(?![a-z0-9])|(?:d|lead)[ _-]?(?P<number>[1-3])(?![0-9])|"
     r"a[ _-]?v[ _-]?(?P<augmented>[rlf])|[vc][ _-]?(?P<chest>[1-6])(?![0-9]))"
 )
+_AGAIN = re.compile(r" #\s*(?!0*1$)[0-9]+$")
+"""``V1 #2`` is a second signal beside V1; ``V1 #1`` is V1."""
 _SIGN = re.compile(r"(\(\s*([+-])\s*\)|[+-]|(?:minus|negative|neg|inverted|inverse|inv)\b\.?)[ _]*")
 # A bare "-" behind a name ("V1-") may be the mark of a reference: not taken for a sign.
 _SIGN_BEHIND = re.compile(
@@ -72,6 +74,8 @@ def lead_of(name: str) -> LeadName | None:
     lead over. What else stands in the name makes it another signal: ``V1 (filtered)``, ``V4R``.
     """
     text = unicodedata.normalize("NFKC", name).replace("−", "-").replace("–", "-")
+    if _AGAIN.search(text):
+        return None
     text = text.partition(" #")[0].strip(" \t,.;:\"'").lower()
     turned = 0
     for _ in range(4):  # words, units and signs may stand in any order

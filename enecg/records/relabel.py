@@ -81,6 +81,7 @@ def relabel(source: str, folder: Place, output: Place, labels: Place | None = No
         "counts": {**store.description["counts"], **who_is_counted(index, listing)},
         "subjects": subjects_state(without_subject(index, listing), index.num_rows),
         **described,
+        "not_measured": listing.not_measured,
     }
     beside = store.folder.below(RELABELLED)
     try:

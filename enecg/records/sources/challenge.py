@@ -11,7 +11,7 @@ from collections import Counter
 import pandas as pd
 
 from enecg.errors import UserError
-from enecg.label_text import shown
+from enecg.label_text import with_counts
 from enecg.records.corpus import Corpus
 from enecg.records.sources.listing import Listing, Source, gender_of, listing_from
 from enecg.records.sources.rhythms import notes_on_other_rhythms, rhythm_of
@@ -86,21 +86,28 @@ def _notes(terms: pd.Series) -> list[str]:
     if read:
         notes.append(
             f"{sum(read.values()):,} diagnoses are words, not SNOMED CT codes, taken as the "
-            f"Challenge's abbreviations or names: {shown(read)}"
+            f"Challenge's abbreviations or names: {with_counts(read)}"
         )
     if unread:
         notes.append(
             f"{sum(unread.values()):,} diagnoses are neither codes nor known words: "
-            f"{shown(unread)}; they are kept in the column dx, and a record with nothing else has "
-            "no diagnoses"
+            f"{with_counts(unread)}; they are kept in the column dx, and a record with nothing "
+            "else has no diagnoses"
         )
     return notes
 
 
 def comments_of(header: bytes) -> dict[str, str]:
-    """Return what a header's comments say, by lower-case name; what is unknown is left out."""
-    found = _COMMENT.findall(header.decode("utf-8", "replace").replace("\r", "\n"))
-    return {name.lower(): text for name, text in found if text.strip().lower() not in _UNKNOWN}
+    """Return what a header's comments say, by lower-case name; what is unknown is left out.
+
+    Lines of one name are joined by commas, each text once: diagnoses add up, two ages are none.
+    """
+    said: dict[str, list[str]] = {}
+    for name, text in _COMMENT.findall(header.decode("utf-8", "replace").replace("\r", "\n")):
+        texts = said.setdefault(name.lower(), [])
+        if text.lower() not in _UNKNOWN and text not in texts:
+            texts.append(text)
+    return {name: ", ".join(texts) for name, texts in said.items() if texts}
 
 
 def terms_of(text: str) -> list[str]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from enecg.errors import UserError, one_line
-from enecg.label_text import often, shown, texts_of
+from enecg.label_text import often, texts_of, with_counts
 from enecg.records.channel import Channel, Rejected, check_plausible, head_length
 from enecg.records.corpus import Corpus
 from enecg.records.label_table import check_own_subjects, with_identifiers, without_repeats
@@ -74,7 +74,9 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
         if name in table:  # normal_ecg need not be
             flags[name], unreadable = _flag(table[name])
             if unreadable:
-                notes.append(f"{place}: {name}: not true or false: {shown(unreadable)}; missing")
+                notes.append(
+                    f"{place}: {name}: not true or false: {with_counts(unreadable)}; missing"
+                )
     rhythm = pd.Series([None] * len(table), dtype=object)
     for name, code in reversed(_RHYTHMS):
         if name in flags:

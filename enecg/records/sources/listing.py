@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from enecg.errors import UserError
+from enecg.label_text import often, texts_of, with_counts
 from enecg.records import wfdb_record
 from enecg.records.channel import Channel
 from enecg.records.columns import typed
@@ -20,8 +22,8 @@ from enecg.storage import Place
 from enecg.tasks import TASKS
 
 __all__ = [
-    "KEYS", "MEASURED", "Listing", "Source", "flag_of", "gender_of", "listing_from", "read_csv",
-    "tidy", "without_sentinels",
+    "KEYS", "MEASURED", "Listing", "Source", "flag_of", "gender_of", "listing_from",
+    "notes_on_sentinels", "read_csv", "tidy", "without_sentinels",
 ]  # fmt: skip
 
 KEYS = ("record_id", "subject_id", "path")
@@ -53,6 +55,8 @@ class Listing:
         values do not mean that the others are numbers that cannot be read.
     without_subject : frozenset of str
         The ``record_id`` of records whose subject the corpus does not say.
+    not_measured : mapping of str to dict
+        By column, which of `SENTINELS` stood there and became missing, with how often.
     """
 
     table: pd.DataFrame
@@ -61,6 +65,7 @@ class Listing:
     notes: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     without_subject: frozenset[str] = frozenset()
+    not_measured: Mapping[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,23 +104,44 @@ SENTINELS = (29999, -29999, 32767, -32768, 65535)
 _SENTINEL_TEXTS = tuple(f"{number}{end}" for number in SENTINELS for end in ("", ".0"))
 
 
-def without_sentinels(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table in which numbers that stand for "not measured" are missing.
+def without_sentinels(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+    """Make numbers that stand for "not measured" missing, and count them.
 
     Columns of text are numbers where any of their values is one; identifiers are left alone.
+
+    Returns
+    -------
+    table : DataFrame
+    not_measured : dict of str to dict
+        By column, each of `SENTINELS` that stood there, with how often.
     """
-    columns = {}
+    columns: dict[str, pd.Series] = {}
+    found: dict[str, dict[str, int]] = {}
+    missing: float | None
     for name in table:
         if str(name).endswith("_id"):
             continue
-        values = table[name]
+        values, missing = table[name], None
         if pd.api.types.is_numeric_dtype(values):
-            columns[str(name)] = values.mask(values.isin(SENTINELS))
+            is_one, missing = values.isin(SENTINELS), np.nan
         elif values.dtype == object:
             if pd.api.types.infer_dtype(values, skipna=True) != "string":  # lists among them
                 values = values.map(lambda value: value if isinstance(value, str) else None)
-            columns[str(name)] = table[name].mask(values.isin(_SENTINEL_TEXTS), None)
-    return table.assign(**columns)
+            is_one = values.isin(_SENTINEL_TEXTS)
+        else:
+            continue
+        if is_one.any():
+            found[str(name)] = often(texts_of(table[name][is_one]))
+            columns[str(name)] = table[name].mask(is_one, missing)
+    return table.assign(**columns), found
+
+
+def notes_on_sentinels(not_measured: Mapping[str, dict[str, int]], origin: Place) -> list[str]:
+    """Say which of `SENTINELS` became missing, a line for each column."""
+    return [
+        f"{origin}: {name}: {with_counts(found)} stand for 'not measured'; they become missing"
+        for name, found in not_measured.items()
+    ]
 
 
 def gender_of(values: pd.Series) -> pd.Series:
@@ -144,7 +170,11 @@ def _place(origin: Place, key: str, row: int) -> str:
 
 
 def listing_from(
-    table: pd.DataFrame, origin: Place, notes: Iterable[str] = (), texts: Iterable[str] = ()
+    table: pd.DataFrame,
+    origin: Place,
+    notes: Iterable[str] = (),
+    texts: Iterable[str] = (),
+    not_measured: Mapping[str, dict[str, int]] | None = None,
 ) -> Listing:
     """Split a table's columns into keys, labels and metadata.
 
@@ -192,4 +222,5 @@ def listing_from(
         tuple(notes),
         tuple(texts),
         without_subject,
+        not_measured or {},
     )

@@ -16,6 +16,7 @@ from enecg.records.sources.listing import (
     Listing,
     Source,
     listing_from,
+    notes_on_sentinels,
     tidy,
     without_sentinels,
 )
@@ -62,10 +63,12 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     # Records of one name in different places are another matter: they are rejected one by one.
     table = table.assign(record_id=stems, path=paths)
     table, notes = without_repeats(table, ["record_id", "path"], place)
-    table = tidy(without_sentinels(table))
+    table, not_measured = without_sentinels(table)
+    notes += notes_on_sentinels(not_measured, place)
+    table = tidy(table)
     if "report_label" in table:
         table["report_label"] = _rhythm(table["report_label"])
-    return listing_from(table, place, notes)
+    return listing_from(table, place, notes, not_measured=not_measured)
 
 
 def _only_manifest(corpus: Corpus) -> str:

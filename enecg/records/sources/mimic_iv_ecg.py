@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from enecg.label_text import numbers_of, shown
+from enecg.label_text import numbers_of, with_counts
 from enecg.records.corpus import Corpus
 from enecg.records.label_table import with_identifiers, with_labels
 from enecg.records.sources.listing import (
     Listing,
     Source,
     listing_from,
+    notes_on_sentinels,
     read_csv,
     without_sentinels,
 )
@@ -53,23 +54,25 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     # The table writes paths with the header's name, some copies with its ending.
     listed["path"] = listed["path"].str.replace(r"\.hea$", "", case=False, regex=True)
     notes: list[str] = []
+    not_measured: dict[str, dict[str, int]] = {}
     if corpus.exists(MEASUREMENTS):
-        measured, notes = _measurements(corpus)
+        measured, not_measured, notes = _measurements(corpus)
         listed = listed.merge(measured, on="record_id", how="left", sort=False)
     else:
         notes.append(f"{corpus.uri}: no {MEASUREMENTS}, so no rr_interval and no report_label")
     if labels is not None:
         listed, more = with_labels(listed, labels, "study_id", corpus)
-        listed = without_sentinels(listed)
-        notes += more
-    return listing_from(listed, path, notes, texts=("ecg_time", "report"))
+        listed, in_labels = without_sentinels(listed)
+        notes += [*more, *notes_on_sentinels(in_labels, labels)]
+        not_measured = {**not_measured, **in_labels}
+    return listing_from(listed, path, notes, ("ecg_time", "report"), not_measured)
 
 
-def _measurements(corpus: Corpus) -> tuple[pd.DataFrame, list[str]]:
+def _measurements(corpus: Corpus) -> tuple[pd.DataFrame, dict[str, dict[str, int]], list[str]]:
     """Return a row per study: intervals (ms), axes (degrees), rhythm, and the report's text.
 
-    With notes on what cannot be read, on reports that name no rhythm for sure, and on studies that
-    have several rows: the first one counts.
+    With counts of what was not measured, and notes: on that, on what cannot be read, on reports
+    that name no rhythm for sure, and on studies with several rows, of which the first one counts.
     """
     lines = [f"report_{number}" for number in range(_REPORT_LINES)]
     place = corpus.uri_of(MEASUREMENTS)
@@ -92,15 +95,17 @@ def _measurements(corpus: Corpus) -> tuple[pd.DataFrame, list[str]]:
         numbers, unreadable = numbers_of(table[name])
         measured[name] = numbers
         if unreadable:
-            notes.append(f"{place}: {name}: no number: {shown(unreadable)}; missing")
+            notes.append(f"{place}: {name}: no number: {with_counts(unreadable)}; missing")
     if unsure := reports_without_a_sure_rhythm(table[lines]):
         notes.append(
             f"{unsure:,} reports name a rhythm only in doubt or denial, so no report_label"
         )
-    measured = without_sentinels(measured).assign(
+    measured, not_measured = without_sentinels(measured)
+    notes += notes_on_sentinels(not_measured, place)
+    measured = measured.assign(
         report_label=rhythms_of_reports(table[lines]), report=report.where(report != "", None)
     )
-    return measured, notes
+    return measured, not_measured, notes
 
 
 SOURCE = Source(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 
 import pandas as pd
 
 from enecg.errors import UserError
+from enecg.label_text import with_counts
 from enecg.records.corpus import Corpus
 from enecg.records.label_table import check_own_subjects, with_identifiers, without_repeats
 from enecg.records.sources.listing import Listing, Source, listing_from, read_csv
@@ -77,11 +79,8 @@ def list_records(corpus: Corpus, labels: Place | None) -> Listing:
     if statements is None:
         note = f"{corpus.uri}: no {STATEMENTS}, so no column superclasses"
         return listing_from(listed, path, [*notes, note], _TEXTS)
-    superclass = _superclass_of(statements)
-    found = [{superclass.get(code) for code in record} for record in codes]
-    listed["superclasses"] = pd.Series(
-        [[name for name in SUPERCLASSES if name in record] for record in found], dtype=object
-    )
+    listed["superclasses"] = _superclasses(codes, statements)
+    notes += _notes_on_unknown(codes, statements)
     return listing_from(listed, path, notes, _TEXTS)
 
 
@@ -123,10 +122,32 @@ def _other_rhythms(statements: pd.DataFrame | None) -> list[str]:
     return [code for code in codes if code not in RHYTHMS and code not in _SAME_RHYTHM]
 
 
-def _superclass_of(statements: pd.DataFrame) -> dict[str, str]:
-    """Return the super-class of every diagnostic statement."""
+def _superclasses(codes: list[dict[str, float]], statements: pd.DataFrame) -> pd.Series:
+    """Return the diagnostic super-classes of records, in the order of `SUPERCLASSES`.
+
+    A record with none but codes that the table does not list has no label.
+    """
     diagnostic = statements[statements["diagnostic"].isin(_YES)]
-    return dict(zip(diagnostic.iloc[:, 0], diagnostic["diagnostic_class"], strict=True))
+    class_of = dict(zip(diagnostic.iloc[:, 0], diagnostic["diagnostic_class"], strict=True))
+    known = set(statements.iloc[:, 0])
+    found: list[list[str] | None] = []
+    for record in codes:
+        present = {class_of.get(code) for code in record}
+        listed = [name for name in SUPERCLASSES if name in present]
+        found.append(listed if known & set(record) else None)
+    return pd.Series(found, dtype=object)
+
+
+def _notes_on_unknown(codes: list[dict[str, float]], statements: pd.DataFrame) -> list[str]:
+    """Say which codes the table of statements does not list, and how often they occur."""
+    known = set(statements.iloc[:, 0])
+    unknown = Counter(str(code) for record in codes for code in record if code not in known)
+    if not unknown:
+        return []
+    return [
+        f"SCP codes that {STATEMENTS} does not list: {with_counts(unknown)}; a record with nothing "
+        "else has no superclasses"
+    ]
 
 
 def _codes(text: str, where: str) -> dict[str, float]:

@@ -42,8 +42,9 @@ from enecg.gate.ensemble import GateEnsemble
 from enecg.gate.features import PARTS, Reduction
 from enecg.gate.network import Gates, initial
 from enecg.gate.space import GateChoice
+from enecg.inventory import MARK
 from enecg.names import check_name
-from enecg.ownership import MARK, check_free, mark, remove_own, standing, swap
+from enecg.ownership import check_free, mark, remove_own, standing, swap
 from enecg.progress import say
 from enecg.seen import Seen
 from enecg.stage1.adapted import DESCRIPTION as MODELS

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from enecg.bundle import Bundle
 from enecg.errors import UserError
+from enecg.inventory import MARK
 from enecg.nested import ALL
-from enecg.ownership import MARK, aside, check_free, is_bundle, mark, remove_own, restore, swap
+from enecg.ownership import aside, check_free, is_bundle, mark, remove_own, restore, swap
 
 PLACES = {"bundle": 1, "folds": 2}
 """Folders of a run that hold bundles, and how many levels below: by task, by fold and task."""

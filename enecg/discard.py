@@ -1,16 +1,25 @@
-"""Removing what this program made, and nothing else: ``python -m enecg.discard FOLDER…``.
+"""Removing what an earlier ``make demo`` made, and nothing else, so that each demo is a fresh run.
 
-``make demo`` begins with it, so that each demo is a fresh run.
+``python -m enecg.discard records=FOLDER features=FOLDER run=FOLDER [cohort=FOLDER]``. The folders
+belong together: the run reads that record store, and where there is a cohort, the store holds
+nothing but simulated records. A run or a store of one's own that got the same name is refused.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 from typing import get_args
 
+import pyarrow.parquet as pq
+
 from enecg.errors import UserError, exit_code_of
-from enecg.ownership import Kind, check_free, remove_own
+from enecg.ownership import Kind, check_free, refuse_strangers, remove_own
+from enecg.records.description import INDEX
+
+_SIMULATED = re.compile(r"syn[0-9]{5,}")
 
 
 def discard(folders: dict[Path, Kind]) -> None:
@@ -21,10 +30,46 @@ def discard(folders: dict[Path, Kind]) -> None:
     UserError
         One of them is something else; then none is removed.
     """
+    of_kind = {kind: folder for folder, kind in folders.items()}
     for folder, kind in folders.items():
+        if folder.is_symlink():
+            raise UserError(f"not removed: {folder}: is a link to {folder.resolve()}; remove it")
         check_free("not removed:", folder, kind)
+        if folder.exists():
+            refuse_strangers(folder, kind)
+    if "records" in of_kind and "cohort" in of_kind:
+        _check_simulated(of_kind["records"])
+    if "records" in of_kind and "run" in of_kind:
+        _check_reads(of_kind["run"], of_kind["records"])
     for folder, kind in folders.items():
         remove_own(folder, kind)
+
+
+def _check_simulated(store: Path) -> None:
+    """Refuse a record store with records that ``make_synthetic.py`` did not make."""
+    if (store / INDEX).exists():
+        names = pq.read_table(store / INDEX, columns=["record_id"])["record_id"].to_pylist()
+        others = [name for name in names if not _SIMULATED.fullmatch(name)]
+        if others:
+            raise UserError(
+                f"not removed: {store}: holds recordings of yours, such as {others[0]!r}; "
+                "move it away"
+            )
+
+
+def _check_reads(run: Path, store: Path) -> None:
+    """Refuse a run of other records than those of the demo."""
+    try:
+        records = json.loads((run / "config.json").read_text(encoding="utf-8"))["records"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        records = None
+    if not isinstance(records, str) or Path(records).absolute() != store.absolute():
+        raise UserError(
+            f"not removed: {run}: is a run on other records ({records}) than the demo's; move it "
+            "away"
+        )
 
 
 def main(arguments: list[str]) -> None:

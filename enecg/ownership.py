@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from enecg.errors import UserError, one_line
 from enecg.files import write_json
+from enecg.inventory import INVENTORIES, MARK, stranger
 
-MARK = ".enecg"
 Kind = Literal["run", "features", "cohort", "bundles", "bundle", "records", "work"]
 _CALLED: dict[str, str] = {
     "run": "a run folder",
@@ -119,7 +119,8 @@ def remove_own(folder: Path, *kinds: Kind) -> None:
     Raises
     ------
     UserError
-        Nothing in it says that it is of one of these kinds; then nothing is removed.
+        Nothing in it says that it is of one of these kinds, or it holds something that this program
+        does not put there; then nothing is removed.
     """
     try:
         names = os.listdir(folder)
@@ -134,6 +135,7 @@ def remove_own(folder: Path, *kinds: Kind) -> None:
                 f"{folder}: stands where {_CALLED[kinds[0]]} is to be, and nothing in it says that "
                 f"it is one of this program's (it holds {_some(names)}); move it away"
             )
+        refuse_strangers(folder, found)
         last = _mark_of(folder)
         if last is None:
             mark(folder, next(kind for kind in kinds if kind == found))
@@ -143,6 +145,18 @@ def remove_own(folder: Path, *kinds: Kind) -> None:
         (folder / last).unlink()
     if not folder.is_symlink():
         folder.rmdir()
+
+
+def refuse_strangers(folder: Path, kind: str) -> None:
+    """Refuse to remove a folder in which something lies that this program does not put there.
+
+    Raises
+    ------
+    UserError
+        Names it.
+    """
+    if kind in INVENTORIES and (path := stranger(folder, INVENTORIES[kind])) is not None:
+        raise UserError(f"{path}: is no part of {_CALLED[kind]} and would be lost; move it away")
 
 
 def swap(new: Path, folder: Path, kind: Kind) -> None:

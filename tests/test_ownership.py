@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -21,8 +23,9 @@ from enecg.bundle_folders import check_bundles
 from enecg.config import parse_config
 from enecg.discard import discard
 from enecg.errors import UserError
+from enecg.inventory import MARK
 from enecg.output_file import holds_drawing, holds_evaluation, holds_predictions, output_file
-from enecg.ownership import MARK, check_free, claim, kind_of, mark, remove_own
+from enecg.ownership import check_free, claim, kind_of, mark, remove_own
 from enecg.pipeline import check_places, run_stages
 from enecg.records import RecordStore
 from enecg.records.convert import convert
@@ -230,23 +233,31 @@ def test_a_file_of_a_marks_name_is_no_mark(name: str, content: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("kind", "make"),
+    ("kind", "make", "names"),
     [
-        ("run", lambda folder: claim("x", folder, "run")),
-        ("work", lambda folder: begin(folder, "one")),
-        ("bundle", a_bundle),
-        ("records", a_store),
+        (
+            "run",
+            lambda folder: claim("x", folder, "run"),
+            "results.json gate/tune/a folds.csv",
+        ),
+        ("work", lambda folder: begin(folder, "one"), "a.json train/a tune/b"),
+        ("bundle", a_bundle, "model_card.md experts/a/models.json gates.safetensors"),
+        ("records", a_store, "shard-00007.parquet .replacement/a .relabelled/b"),
     ],
 )
 def test_what_says_whose_a_folder_is_goes_last(
-    kind: Any, make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any,
+    make: Callable[[Path], None],
+    names: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed at any moment of its removal, a folder is known for what it is, or gone."""
     folder = tmp_path / "folder"
     make(folder)
-    for name in ("a", "z", ".a"):
-        (folder / name).mkdir()
-        (folder / name / "file").touch()
+    for name in names.split():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
     known: list[str | None] = []
 
     def noting(remove: Callable[..., None]) -> Callable[..., None]:
@@ -265,12 +276,43 @@ def test_what_says_whose_a_folder_is_goes_last(
 
 def test_links_are_removed_and_what_they_lead_to_stays(tmp_path: Path) -> None:
     somebodys(tmp_path / "theirs")
-    claim("x", tmp_path / "run", "run")
-    (tmp_path / "run" / "data").symlink_to(tmp_path / "theirs")
+    begin(tmp_path / "work", "one")
+    (tmp_path / "work" / "train").symlink_to(tmp_path / "theirs")
     before = snapshot(tmp_path / "theirs")
-    remove_own(tmp_path / "run", "run")
-    assert not (tmp_path / "run").exists()
+    remove_own(tmp_path / "work", "work")
+    assert not (tmp_path / "work").exists()
     assert snapshot(tmp_path / "theirs") == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "name"),
+    [
+        ("run", lambda folder: claim("x", folder, "run"), "notes.txt"),
+        ("run", lambda folder: claim("x", folder, "run"), "experts/rocket/plot.png"),
+        ("run", lambda folder: claim("x", folder, "run"), "bundle/age/card.docx"),
+        ("run", lambda folder: claim("x", folder, "run"), "folds/0/age/card.docx"),
+        ("run", lambda folder: claim("x", folder, "run"), "repeats/2/gate/a.txt"),
+        ("work", lambda folder: begin(folder, "one"), "notes.md"),
+        ("features", lambda folder: claim("x", folder, "features"), "old/part-0.parquet"),
+        ("cohort", lambda folder: mark(folder, "cohort"), "records/NOTES.txt"),
+        ("records", a_store, "thesis.docx"),
+        ("records", a_store, "deep/thesis.docx"),
+        ("bundle", a_bundle, "thesis.docx"),
+    ],
+)
+def test_somebodys_file_in_a_folder_of_ours_is_not_removed_with_it(
+    kind: Any, make: Callable[[Path], None], name: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    make(folder)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("years of work")
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=f"{name.partition('/')[0]}.* would be lost; move it away"):
+        remove_own(folder, kind)
+    with pytest.raises(UserError, match="would be lost; move it away"):
+        discard({folder: kind})
+    assert snapshot(tmp_path) == before
 
 
 def test_a_linked_folder_of_ours_is_emptied_and_stays_a_link(tmp_path: Path) -> None:
@@ -415,6 +457,30 @@ def test_the_demo_removes_nothing_but_what_it_is_told_to_be_ours(tmp_path: Path)
     assert snapshot(tmp_path) == before, "checked all before the first is removed"
     discard({run: "run", tmp_path / "none": "records"})
     assert not run.exists()
+
+
+def test_the_demo_leaves_a_linked_store_and_a_run_of_ones_own(
+    synthetic_store: RecordStore, tmp_path: Path
+) -> None:
+    shutil.copytree(synthetic_store.path, tmp_path / "big")
+    (tmp_path / "demo").symlink_to("big")
+    with pytest.raises(UserError, match=r"is a link to .*/big"):
+        discard({tmp_path / "demo": "records"})
+    cohort = write_synthetic_cohort(tmp_path / "cohort", 2).parent
+    mine = pa.table({"record_id": ["syn00001", "12"]})
+    shutil.copytree(synthetic_store.path, tmp_path / "mine")
+    pq.write_table(mine, tmp_path / "mine" / "index.parquet")
+    with pytest.raises(UserError, match="holds recordings of yours, such as '12'"):
+        discard({tmp_path / "mine": "records", cohort: "cohort"})
+    run = tmp_path / "run"
+    claim("x", run, "run")
+    (run / "config.json").write_text(json.dumps({"records": "/data/mine"}))
+    with pytest.raises(UserError, match=r"is a run on other records \(/data/mine\)"):
+        discard({tmp_path / "big": "records", run: "run"})
+    assert (tmp_path / "big" / "dataset.json").exists() and cohort.exists()
+    (run / "config.json").write_text(json.dumps({"records": str(tmp_path / "big")}))
+    discard({tmp_path / "big": "records", cohort: "cohort", run: "run"})
+    assert not any((tmp_path / name).exists() for name in ("big", "cohort", "run"))
 
 
 def test_make_demo_removes_by_this_command_alone(tmp_path: Path) -> None:

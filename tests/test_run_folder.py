@@ -87,10 +87,10 @@ def test_unfinished_work_is_kept_for_the_same_settings_alone(
 ) -> None:
     work = tmp_path / "expert"
     begin(work, "one")
-    (work / "checkpoint").mkdir()
-    (work / "checkpoint" / "state").write_text("half")
+    (work / "train").mkdir()
+    (work / "train" / "state").write_text("half")
     begin(work, then)
-    assert (work / "checkpoint" / "state").exists() == kept
+    assert (work / "train" / "state").exists() == kept
 
 
 def test_beginning_anew_with_other_settings_removes_finished_work(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_work_that_is_half_removed_does_not_pass_for_finished(
     folder = tmp_path / "work"
     begin(folder, "one")
     finish(folder, "one")
-    (folder / "models").mkdir()
+    (folder / "train").mkdir()
 
     def killed(path: Path) -> None:
         raise KeyboardInterrupt

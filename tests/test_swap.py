@@ -16,8 +16,9 @@ from enecg.bundle import Bundle, load_bundles
 from enecg.bundle_folders import replace_bundles
 from enecg.errors import UserError, exit_code_of, file_trouble
 from enecg.files import replacing, write_text
+from enecg.inventory import MARK
 from enecg.nested import ALL
-from enecg.ownership import MARK, claim, kind_of, mark, remove_own, restore, standing, swap
+from enecg.ownership import claim, kind_of, mark, remove_own, restore, standing, swap
 from enecg.records.synthetic import write_synthetic_cohort
 from enecg.stage1.adapted import save_outputs
 from enecg.tasks import TASKS, Task

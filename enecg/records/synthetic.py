@@ -23,7 +23,8 @@ import wfdb
 
 from enecg.errors import JobFailed, UserError, one_line
 from enecg.files import write_text
-from enecg.ownership import MARK, check_free, mark, remove_own, restore, swap
+from enecg.inventory import MARK
+from enecg.ownership import check_free, mark, remove_own, restore, swap
 from enecg.paths import on_disk
 from enecg.progress import counting
 from enecg.records.synthetic_beats import Patient, simulate

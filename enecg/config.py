@@ -206,7 +206,7 @@ class Config(_Section):
     """The folder where computed features live; default: beside the record store, or inside
     `run_dir` where the record store is not on a disk."""
     run_dir: PathText
-    tasks: Annotated[list[str | dict[str, Any]], Field(min_length=1)]
+    tasks: Annotated[list[str | dict[str, Any]], Field(min_length=1, max_length=1000)]
     folds: Annotated[int, Field(ge=2, le=1000)] = 3
     fold_column: str | None = None
     """A column of the store's index with a published split; replaces `folds`."""
@@ -216,7 +216,7 @@ class Config(_Section):
     what is judged have learned from k − 2 folds, of what is deployed from k − 1: best with 5 or
     more."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    experts: Annotated[dict[str, ExpertSettings], Field(min_length=1)]
+    experts: Annotated[dict[str, ExpertSettings], Field(min_length=1, max_length=100)]
     stage1: Stage1Settings = Stage1Settings()
     gate: GateSettings = GateSettings()
     ensemble: EnsembleSettings = EnsembleSettings()

@@ -205,6 +205,11 @@ def normal(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+def visible(text: str) -> str:
+    """Return `normal` text without characters that cannot be seen (zero-width, direction marks)."""
+    return normal("".join(one for one in text if unicodedata.category(one) != "Cf"))
+
+
 def text_of(value: object) -> str:
     """Return one value as text without blanks around; a whole number without ``.0``."""
     if isinstance(value, str):

@@ -36,16 +36,20 @@ _CALLED: dict[str, str] = {
 
 def kind_of(folder: Path) -> str | None:
     """Return what kind of folder of this program's it is; None where nothing in it says so."""
-    said = _json(folder / MARK)
-    if isinstance(said, dict) and said.get("made_by") == "enecg":
-        return str(said.get("kind"))
-    for name, kind, is_ours in _MARKS:
-        if is_ours(_json(folder / name)):
-            return kind
+    if (marked := _marked(folder)) is not None:
+        return marked
     try:
         return next((kind for kind, was_made in _RECOGNISED if was_made(folder)), None)
     except OSError:  # not ours to read
         return None
+
+
+def _marked(folder: Path) -> str | None:
+    """What kind of folder a file in it says that it is."""
+    said = _json(folder / MARK)
+    if isinstance(said, dict) and said.get("made_by") == "enecg":
+        return str(said.get("kind"))
+    return next((kind for name, kind, is_ours in _MARKS if is_ours(_json(folder / name))), None)
 
 
 def check_free(what: str, folder: Path, kind: Kind) -> None:
@@ -62,10 +66,12 @@ def check_free(what: str, folder: Path, kind: Kind) -> None:
     Raises
     ------
     UserError
-        It is a file, holds something else, or cannot be made there.
+        It is a file, holds or lies in something else, or cannot be made there.
     """
     where = f"{what} {folder}"
     try:
+        if kind in ("run", "features", "cohort"):
+            refuse_inside(where, folder)
         if folder.is_dir():
             names = [name for name in os.listdir(folder) if name != "lost+found"]  # an empty disk's
             found = kind_of(folder) if names else None
@@ -84,8 +90,26 @@ def check_free(what: str, folder: Path, kind: Kind) -> None:
         above = next(parent for parent in folder.absolute().parents if os.path.lexists(parent))
         if not above.is_dir():
             raise UserError(f"{where}: {above} is no folder; give another place")
+        if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+            raise UserError(f"{where}: {above} cannot be written to; give another place")
     except (OSError, ValueError) as error:
         raise UserError(f"{where}: {one_line(error)}") from None
+
+
+def refuse_inside(where: str, folder: Path) -> None:
+    """Refuse a place inside a record store, a cohort, a bundle or a stage's results.
+
+    Raises
+    ------
+    UserError
+        Names what it is in.
+    """
+    for above in folder.resolve().parents:
+        if (found := _marked(above)) is not None and found not in ("run", "repeat"):
+            raise UserError(
+                f"{where}: lies in {above}, which is {_CALLED.get(found, found)}; give another "
+                "place"
+            )
 
 
 def claim(what: str, folder: Path, kind: Kind) -> None:

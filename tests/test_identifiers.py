@@ -154,3 +154,15 @@ def test_odd_values_in_a_manifest_are_refused_by_line(
     text = row if isinstance(row, str) else json.dumps(row)
     with pytest.raises(UserError, match=told):
         manifest(tmp_path, '{"subject_id": 1, "ecg_path": "a"}', text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["P-7", "P-7\u200e", "\u200fP-7", "P\u20607", "P\u20107", "P\u20137", "\uff30-\uff17",
+     "P-7\u3000", "\u202fP-7", "P\u00ad-7", "\u2066P-7\u2069"],
+)  # fmt: skip
+def test_what_looks_alike_is_one_patient(text: str) -> None:
+    expected = "P7" if text == "P\u20607" else "P-7"
+    assert identifier(text) == expected
+    table = identifiers(pd.Series([text, expected]), str)
+    assert table.nunique() == 1

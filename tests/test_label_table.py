@@ -148,3 +148,18 @@ def test_headers_in_upper_case(tmp_path: Path) -> None:
     (tmp_path / "a.hea").write_bytes((tmp_path / "a.HEA").read_bytes())
     with pytest.raises(UserError, match=r"a\.HEA and a\.hea are headers of one name"):
         source.list_records(Corpus.at(tmp_path), None)
+
+
+def test_excels_separator_line_and_names_with_hidden_marks(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("sep=;\nrecord_id;age\u200b;n\u0303\n1;61;a\n2;62\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 4: 2 cells, the header has 3 columns"):
+        read_csv(path, ["record_id"])
+    path.write_text("sep=;\r\nrecord_id;age\u200b;n\u0303\r\n1;61;a\r\n", encoding="utf-8")
+    assert read_csv(path, ["record_id"]).columns.tolist() == ["record_id", "age", "ñ"]
+    path.write_text("record_id,ñ,n\u0303\n1,2,3\n", encoding="utf-8")
+    with pytest.raises(UserError, match="column ñ is there more than once"):
+        read_csv(path, ["record_id"])
+    path.write_bytes(b"record_id,a\n" + b"1,2\n" * 900 + b"3,\x00\n")
+    with pytest.raises(UserError, match="no text, or UTF-16"):
+        read_csv(path, ["record_id"])

@@ -11,7 +11,7 @@ from enecg.errors import UserError
 from enecg.records import sources
 from enecg.records.canonical import canonical
 from enecg.records.channel import Rejected
-from enecg.records.leads import assign, lead_of, read_lead_names
+from enecg.records.leads import assign, lead_of, mentioned, read_lead_names
 from enecg.records.wfdb_record import read, read_listed
 from enecg.signals import LEADS, MISSING, to_millivolts
 from records_helpers import some_signal, write_record
@@ -105,6 +105,31 @@ def test_recorded_limb_leads_are_not_replaced_by_derived_ones(tmp_path: Path) ->
     assert derived == {"aVL", "aVF"} and record.present_L[2]
     np.testing.assert_array_equal(record.signal_LT[2], some_signal(n_leads=4)[:, 3])
     assert not record.present_L[3] and (record.signal_LT[3] == MISSING).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "leads"),
+    [
+        (["Fp1", "F3", "C3", "C4", "P3", "O1", "ECG"], []), (["C3", "C4"], []),
+        (["EEG", "C3", "I", "II"], ["I", "II"]), (["E", "A", "S", "I"], []),
+        (["C3", "C4", "I"], ["V3", "V4", "I"]), (["C1", "C2", "C3"], ["V1", "V2", "V3"]),
+    ],
+)  # fmt: skip
+def test_electrodes_elsewhere_are_no_leads(names: list[str], leads: list[str]) -> None:
+    found = assign(names)
+    assert [LEADS[one.lead] for one in found.leads.values()] == leads
+    assert len(found.left_out) == len(names) - len(leads)
+    everything = assign(names, dict.fromkeys(map(str.lower, names), "V1"))
+    assert len(everything.leads) == len(names), "one's own names go before"
+
+
+@pytest.mark.parametrize(
+    ("name", "leads"),
+    [("mAVR", {3}), ("invaVR", {3}), ("VR", {3}), ("VL", {4}), ("VF raw", {5}), ("LI", {0}),
+     ("LIII", {2}), ("L2", {1}), ("VFib", set()), ("PLETH", set())],
+)  # fmt: skip
+def test_a_lead_that_a_name_speaks_of(name: str, leads: set[int]) -> None:
+    assert mentioned([name]) == leads
 
 
 def test_without_any_lead_the_names_are_told(tmp_path: Path) -> None:

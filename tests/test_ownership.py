@@ -407,6 +407,25 @@ def kill_at(step: str, patched: pytest.MonkeyPatch) -> None:
         patched.setattr(Folder, "move", moved)
 
 
+@pytest.mark.parametrize("make", [a_store, a_bundle, lambda folder: mark(folder, "cohort")])
+def test_no_run_and_no_store_inside_a_store_a_bundle_or_a_cohort(
+    make: Callable[[Path], None], tmp_path: Path, synthetic_store: RecordStore
+) -> None:
+    make(tmp_path / "theirs")
+    inside = tmp_path / "theirs" / "deep" / "x"
+    values = settings(synthetic_store.path, inside)
+    with pytest.raises(UserError, match=r"run_dir .*: lies in .*theirs, which is a"):
+        check_places(parse_config(values))
+    values = settings(synthetic_store.path, tmp_path / "run", features=str(inside))
+    with pytest.raises(UserError, match=r"features .*: lies in .*theirs, which is a"):
+        check_places(parse_config(values))
+    with pytest.raises(UserError, match=r"--output .*: lies in .*theirs, which is a"):
+        convert("wfdb", synthetic_store.path.parent / "wfdb", inside)
+    with pytest.raises(UserError, match=r"FOLDER .*: lies in .*theirs, which is a"):
+        write_synthetic_cohort(inside, 2)
+    assert not inside.exists()
+
+
 # Simulated cohorts
 
 

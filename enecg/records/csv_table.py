@@ -14,9 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from enecg.errors import UserError, one_line
+from enecg.label_text import visible
 from enecg.storage import Place, open_file
 
 _DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR_LINE = re.compile(rb'\A"?sep=."?[ \t]*\r?\n')
+"""What Excel writes, and hides, in front of a table."""
 _WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _LONGEST_CELL = 1 << 24
 _SPECIAL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
@@ -55,7 +58,7 @@ def read_csv(path: Place, required: Iterable[str], text: Iterable[str] = ()) -> 
             content = file.read()
     except OSError as error:
         raise UserError(f"{path}: {one_line(error)}") from None
-    body = _utf8(content, path)
+    body = _SEPARATOR_LINE.sub(b"\n", _utf8(content, path), count=1)
     delimiter, names, header_lines = _header(body, required, path)
     table = _fast(body, delimiter, names, header_lines)
     lines = None
@@ -89,7 +92,7 @@ def line_of(table: pd.DataFrame, row: int) -> int:
 def _utf8(content: bytes, path: Place) -> bytes:
     """Return a file's content without a byte-order mark, if it is text in UTF-8."""
     encoding = _WIDE.get(content[:2])
-    if encoding is None and b"\0" in content[:1000]:
+    if encoding is None and b"\0" in content:
         encoding = "no text, or UTF-16"
     if content[:4] == b"PK\x03\x04":
         encoding = "a spreadsheet or an archive"
@@ -124,7 +127,7 @@ def _header(body: bytes, required: list[str], path: Place) -> tuple[str, list[st
     for delimiter in _DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         try:
-            names = [name.strip() for name in next(reader)]
+            names = [visible(name) for name in next(reader)]
         except csv.Error as error:
             raise UserError(f"{path}, line {blank + 1}: not a CSV table: {error}") from None
         candidates.append((delimiter, names, blank + reader.line_num))

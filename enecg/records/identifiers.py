@@ -34,8 +34,9 @@ WORDS_FOR_MISSING = frozenset(
 def identifier(value: object) -> str | None:
     """Return one identifier in its normal form.
 
-    Blanks around it do not count, nor does ``.0`` behind a whole number; leading zeros and case
-    do. Text is never read as a number, so it may have any number of digits.
+    Blanks around it do not count, nor do ``.0`` behind a whole number, marks that cannot be seen,
+    and which of several dashes or widths a character has; leading zeros and case do. Text is never
+    read as a number, so it may have any number of digits.
 
     Parameters
     ----------
@@ -63,15 +64,23 @@ def identifier(value: object) -> str | None:
         return _of_float(float(value))
     if not isinstance(value, str):
         raise ValueError(f"is {str(value)[:60]!r}; an identifier is a text or a whole number")
-    text = value.strip(_BLANKS)
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)  # macOS decomposes umlauts in file names
+    text = value if value.isascii() else _plain(value)
+    text = text.strip().strip(_BLANKS)
     if not text:
         return None
     if _ROUNDED.fullmatch(text):
         raise ValueError(f"is {text!r}, a rounded number; write all of its digits")
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else text
+
+
+def _plain(text: str) -> str:
+    """Return text in which what looks alike is alike: full-width digits, dashes, hidden marks.
+
+    macOS decomposes umlauts in file names; copied text brings marks of direction along.
+    """
+    kinds = ((one, unicodedata.category(one)) for one in unicodedata.normalize("NFKC", text))
+    return "".join("-" if kind == "Pd" else one for one, kind in kinds if kind != "Cf")
 
 
 def _of_float(number: float) -> str | None:

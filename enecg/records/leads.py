@@ -31,12 +31,16 @@ _LEAD = re.compile(
     r"(?:d[ _-]?)?(?P<roman>i{1,3})|d[ _-]?(?P<number>[1-3])|a[ _-]?v[ _-]?(?P<augmented>[rlf])|"
     r"[vc][ _-]?(?P<chest>[1-6])|ml[ _-]?(?P<modified>ii|2)"
 )
-# A lead that a longer name speaks of, however it goes on: "aVRraw", "LEADII raw".
+# A lead that a longer name speaks of, however it goes on: "aVRraw", "LEADII raw", "LII", "VR".
 _MENTIONED = re.compile(
     r"(?:(?<![a-z])|(?<=lead)|(?<=ecg)|(?<=ekg))(?:"
-    r"(?:d[ _-]?)?(?P<roman>i{1,3})(?![a-z0-9])|(?:d|lead)[ _-]?(?P<number>[1-3])(?![0-9])|"
-    r"a[ _-]?v[ _-]?(?P<augmented>[rlf])|[vc][ _-]?(?P<chest>[1-6])(?![0-9]))"
+    r"(?:[dl][ _-]?)?(?P<roman>i{1,3})(?![a-z0-9])|(?:[dl]|lead)[ _-]?(?P<number>[1-3])(?![0-9])|"
+    r"v[ _-]?(?P<augmented>[rlf])(?![a-z])|[vc][ _-]?(?P<chest>[1-6])(?![0-9]))"
 )
+_AUGMENTED = re.compile(r"a[ _-]?v[ _-]?(?P<augmented>[rlf])")  # anywhere: "mAVR", "invaVR"
+_BARE_C = re.compile(r"c[ _-]?[1-6]")
+_EEG = re.compile(r"(eeg|eog)\b.*|fp[12z]|[fcpo]z|f[3478]|p[34]|o1|t[3-6]")
+_EASI = {"e", "a", "s", "i"}
 _AGAIN = re.compile(r" #\s*(?!0*1$)[0-9]+$")
 """``V1 #2`` is a second signal beside V1; ``V1 #1`` is V1."""
 _SIGN = re.compile(r"(\(\s*([+-])\s*\)|[+-]|(?:minus|negative|neg|inverted|inverse|inv)\b\.?)[ _]*")
@@ -101,15 +105,16 @@ def lead_of(name: str) -> LeadName | None:
 
 def _place(said: re.Match[str]) -> int:
     """Return the place of the lead that `_LEAD` has found."""
-    if said.groupdict().get("modified"):
+    parts = said.groupdict()
+    if parts.get("modified"):
         return _II
-    if said["roman"]:
-        return len(said["roman"]) - 1
-    if said["number"]:
-        return int(said["number"]) - 1
-    if said["augmented"]:
-        return 3 + "rlf".index(said["augmented"])
-    return 5 + int(said["chest"])
+    if parts.get("roman"):
+        return len(parts["roman"]) - 1
+    if parts.get("number"):
+        return int(parts["number"]) - 1
+    if parts.get("augmented"):
+        return 3 + "rlf".index(parts["augmented"])
+    return 5 + int(parts["chest"])
 
 
 class Assignment(NamedTuple):
@@ -132,7 +137,7 @@ def assign(names: Iterable[str], own: Mapping[str, str] | None = None) -> Assign
 
     ``MLII`` stands for II only where the record has other limb leads, but not II: alone, as in
     ambulatory recordings, it is a lead of its own. A signal that is turned over gives way to the
-    lead itself where both are there.
+    lead itself where both are there. Electrodes of an EEG, or of EASI, are no leads.
 
     Parameters
     ----------
@@ -148,6 +153,8 @@ def assign(names: Iterable[str], own: Mapping[str, str] | None = None) -> Assign
     """
     names = list(names)
     found = {place: lead for place, name in enumerate(names) if (lead := _named(name, own))}
+    for place in _electrodes(names, own, found):
+        del found[place]
     limbs = {n.lead for n in found.values() if n.lead in _LIMB_LEADS and not n.modified}
     straight = {n.lead for n in found.values() if not n.inverted and not n.modified}
     for place, one in list(found.items()):
@@ -164,13 +171,37 @@ def _named(name: str, own: Mapping[str, str] | None) -> LeadName | None:
     return lead_of(name)
 
 
+def _electrodes(
+    names: list[str], own: Mapping[str, str] | None, found: Mapping[int, LeadName]
+) -> set[int]:
+    """Return the places of signals that are called like leads, but are electrodes elsewhere.
+
+    C3 and C4 are on the head where other electrodes of an EEG are recorded, or alone without limb
+    leads; I is one of the four electrodes E, A, S, I.
+    """
+    plain = {n: _plain(name) for n, name in enumerate(names) if not own or _plain(name) not in own}
+    bare = {place for place, name in plain.items() if place in found and _BARE_C.fullmatch(name)}
+    on_head = any(_EEG.fullmatch(name) for name in plain.values())
+    limbs = any(one.lead in _LIMB_LEADS for one in found.values())
+    alone = {plain[place][-1] for place in bare} <= {"3", "4"} and not limbs
+    places = bare if on_head or alone else set()
+    if set(plain.values()) >= _EASI:
+        places |= {place for place, name in plain.items() if name == "i"}
+    return places
+
+
 def mentioned(names: Iterable[str]) -> set[int]:
     """Return the leads that names of signals speak of, such as ``aVR`` in ``aVR (filtered)``.
 
     Such a lead was recorded in some way: it must not be computed from others.
     """
     texts = {unicodedata.normalize("NFKC", name).lower() for name in names}
-    return {_place(said) for text in texts for said in _MENTIONED.finditer(text)}
+    return {
+        _place(said)
+        for text in texts
+        for pattern in (_MENTIONED, _AUGMENTED)
+        for said in pattern.finditer(text)
+    }
 
 
 def read_lead_names(path: Path) -> dict[str, str]:

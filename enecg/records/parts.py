@@ -29,6 +29,7 @@ import enecg
 from enecg.checked_files import DamagedFile, parse_sealed_json, sealed_json
 from enecg.errors import JobFailed, UserError
 from enecg.names import is_store_file
+from enecg.ownership import refuse_inside
 from enecg.progress import say
 from enecg.records.description import parse_description
 from enecg.records.labels import list_of
@@ -120,11 +121,12 @@ def held(store: Folder) -> Iterator[None]:
     Raises
     ------
     UserError
-        Another process makes a store there.
+        Another process makes a store there, or it lies in something else's folder.
     """
     if store.remote or store.path.is_file():  # `claim` refuses a file
         yield
         return
+    refuse_inside(f"--output {store.uri}", store.path)
     store.path.mkdir(parents=True, exist_ok=True)
     folder = os.open(store.path, os.O_RDONLY)
     try:

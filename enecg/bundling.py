@@ -65,9 +65,18 @@ def _bundles(
 ) -> Iterator[tuple[str, Bundle]]:
     """Every scope's and task's bundle, each made when it is asked for."""
     config, located = experiment.config, experiment.config.located()
-    keys = {f"{task.name}/{s}": task for task in experiment.tasks for s in arrays.nested.scopes}
     adapted: dict[str, dict[str, AdaptedExpert]] = {
-        name: load_adapted(expert_folder(config, name), keys, name, settings)
+        name: load_adapted(
+            expert_folder(config, name),
+            {
+                f"{task.name}/{scope}": task
+                for task in experiment.tasks
+                for scope in arrays.nested.scopes
+                if name in arrays.experts_of(task)
+            },
+            name,
+            settings,
+        )
         for name, settings in config.experts.items()
     }
     salt = salt_of(experiment.store.fingerprint, config.seed)
@@ -79,7 +88,8 @@ def _bundles(
             ensemble = chosen[task.name, scope].ensemble((task.name, scope), gates)
             weighed = {name for _, gate in ensemble.members for name in gate.choice.experts}
             # What is deployed holds all experts, so that evaluate.py can judge them elsewhere.
-            kept = [name for name in arrays.experts if name in weighed or scope == ALL]
+            names = arrays.experts_of(task)
+            kept = [name for name in names if name in weighed or scope == ALL]
             dummy_C = dummy(task, arrays.targets[task.name][arrays.nested.training(scope)], 1)[0]
             seen = {
                 name
@@ -89,12 +99,12 @@ def _bundles(
             }
             found = {
                 name: final_reduction(gate_folder(config) / FEATURES, scope, name)
-                for name in arrays.experts
+                for name in names
                 if name in seen
             }
             bundle = Bundle(
                 task,
-                arrays.experts,
+                names,
                 {
                     name: (located.experts[name], adapted[name][f"{task.name}/{scope}"])
                     for name in kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from enecg import experts
 from enecg.absent_classes import absent_classes
 from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError, brief, did_you_mean
+from enecg.experts.contract import ExpertSpec
 from enecg.nested import ALL, Nested, nested_folds
 from enecg.records.store import RecordStore
 from enecg.tasks import Task, known
@@ -76,8 +78,10 @@ def check_experts(config: Config) -> None:
     Raises
     ------
     UserError
-        Unknown expert or option, an adaptation it does not have, or R-peaks on both sides.
+        Unknown expert or option, an adaptation it does not have, an expert without any task, or a
+        task without any expert: see `answered`.
     """
+    answering: dict[str, list[str]] = {task.name: [] for task in config.task_list}
     for name, settings in config.experts.items():
         allowed = [*ExpertSettings.model_fields, *experts.options(settings.backbone(name))]
         for key in settings.options:
@@ -95,12 +99,29 @@ def check_experts(config: Config) -> None:
         spec = expert.spec
         has_weights = settings.weights is not None or bool(expert.weight_files)
         experts.check_adaptation(spec, settings.adaptation, has_weights)
-        clash = [task.name for task in config.task_list if task.from_r_peaks]
-        if spec.uses_r_peaks and clash:
+        tasks = answered(config.task_list, spec)
+        if not tasks:
             raise UserError(
-                f"expert {name} detects R-peaks, and so do the labels of {', '.join(clash)}; "
-                "leave out one of them"
+                f"expert {name} detects R-peaks, and the labels of all tasks come from R-peaks; "
+                "leave it out"
             )
+        for task in tasks:
+            answering[task.name].append(name)
+    for task_name, names in answering.items():
+        if not names:
+            raise UserError(
+                f"task {task_name}: its labels come from R-peaks, and every expert detects them; "
+                "add an expert that does not"
+            )
+
+
+def answered(tasks: Sequence[Task], spec: ExpertSpec) -> list[Task]:
+    """Return the tasks that an expert has outputs for.
+
+    One that detects R-peaks has none where labels come from R-peaks: it would repeat how the labels
+    were made.
+    """
+    return [task for task in tasks if not (spec.uses_r_peaks and task.from_r_peaks)]
 
 
 def _check_labels(task: Task, target_N: np.ndarray, nested: Nested, said: list[str]) -> None:

@@ -27,7 +27,8 @@ from enecg.evaluation.predictors import judge_predictors
 from enecg.evaluation.report import write_report
 from enecg.evaluation.reporting import reporting_items
 from enecg.evaluation.thresholds import answers
-from enecg.experiment import Experiment
+from enecg.experiment import Experiment, answered
+from enecg.experts.contract import Expert
 from enecg.experts.corpora import overlap
 from enecg.files import fingerprint, write_json
 from enecg.gate.combine import dummy
@@ -91,9 +92,9 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         say(f"{task.name}: intervals")
         summaries[task.name] = judge(task, said, arrays, chosen)
         out_of_sample[task.name] = (experiment.targets[task.name], predictions["ensemble"])
-        gate_weights[task.name] = dict(
-            zip(arrays.experts, weights_NE.mean(0).tolist(), strict=True)
-        )
+        weights = zip(arrays.experts, weights_NE.mean(0).tolist(), strict=True)
+        answering = arrays.experts_of(task)
+        gate_weights[task.name] = {name: mean for name, mean in weights if name in answering}
         kept.append(
             OutOfFold(
                 task,
@@ -112,7 +113,9 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
         for name, settings in config.experts.items()
     }
     made_by = {
-        name: expert.provenance() | {"licence": expert.spec.licence}
+        name: expert.provenance()
+        | {"licence": expert.spec.licence}
+        | _unanswered(experiment.tasks, expert)
         for name, expert in loaded.items()
     }
     write_predictions(run / FILE, kept, arrays.experts)
@@ -198,9 +201,9 @@ def predict_test_groups(
     A predictor that has no output for a record (none of its experts has one) counts as if it said
     what ``dummy`` says.
     """
-    n, each = len(arrays.view_NLT), arrays.experts
+    n, each = len(arrays.view_NLT), arrays.experts_of(task)
     predictions: Predictions = {}
-    weights_NE = np.zeros((n, len(each)), dtype=np.float32)
+    weights_NE = np.zeros((n, len(arrays.experts)), dtype=np.float32)
     half_width_N = np.full(n, np.nan)
     answers_N: np.ndarray | None = None
     if task.kind != "regression":
@@ -219,7 +222,7 @@ def predict_test_groups(
             predicted_BC, weights_BE = mixture.predict(
                 arrays.view_NLT[test],
                 arrays.outputs[task.name][number, test],
-                each,
+                arrays.experts,
                 task,
                 None if features is None else features[test],
             )
@@ -279,7 +282,7 @@ def judge(
             truth_N,
             predictions,
             judged["predictors"],
-            arrays.experts,
+            arrays.experts_of(task),
             *where,
             seed=arrays.seed,
         ),
@@ -297,6 +300,13 @@ def judge(
             if name == task.name
         },
     }
+
+
+def _unanswered(tasks: list[Task], expert: Expert) -> dict[str, list[str]]:
+    """What results.json says of tasks that an expert has no outputs for, if there are."""
+    there = answered(tasks, expert.spec)
+    names = [task.name for task in tasks if task not in there]
+    return {"no_output_for": names} if names else {}
 
 
 def _subjects(description: dict[str, Any]) -> dict[str, Any]:

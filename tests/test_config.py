@@ -76,12 +76,6 @@ def test_what_an_entry_of_another_name_gets_wrong_is_told_with_that_name() -> No
         check_experts(parse_config(option))
 
 
-def test_an_expert_that_detects_r_peaks_is_refused_where_labels_come_from_them() -> None:
-    config = parse_config(values(tasks=["age", "rr_interval"], experts={"beats": {}}))
-    with pytest.raises(UserError, match="beats detects R-peaks, and so do the labels of rr_int"):
-        check_experts(config)
-
-
 def test_an_empty_section_means_its_defaults(tmp_path: Path) -> None:
     path = tmp_path / "experiment.yaml"
     path.write_text(yaml.safe_dump(values()) + "stage1:\ngate:\nensemble:\n")

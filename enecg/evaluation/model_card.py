@@ -96,6 +96,11 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
         elif settings.builds_on_weights and made_by.get("weight_files"):
             line += ". Its weights are not in the bundle but in an installed package"
         used.append(line)
+    for name, made_by in facts["experts"].items():
+        if bundle.task.name in made_by.get("no_output_for", ()):
+            used.append(
+                f"- {_code(name)} has no output: it detects R-peaks, from which the labels come"
+            )
     table = [
         f"| {METRIC_NAMES[metric]} | {with_interval(scores.get(metric))} |"
         for metric in metrics_of(task, {"ensemble": scores})

@@ -28,6 +28,7 @@ from enecg.evaluation.wording import (
     decision_sentence,
     interval_note,
     metrics_of,
+    no_output_note,
     pretraining_note,
     seen_in_pretraining,
     summary,
@@ -196,7 +197,11 @@ def _header(results: Mapping[str, Any]) -> str:
         "records. The best expert is "
         "picked by the same test numbers that are shown, which flatters it slightly. Shaded: "
         "best of its column.</p>"
-        + (f'<p class="note">{escape(note)}</p>' if (note := pretraining_note(results)) else "")
+        + "".join(
+            f'<p class="note">{escape(note)}</p>'
+            for note in (pretraining_note(results), no_output_note(results))
+            if note
+        )
         + (
             f'<p class="note">Note: {escape(said)}.</p>'
             if (said := _subjects_note(results))

@@ -17,6 +17,7 @@ from enecg.evaluation.wording import (
     best,
     interval_note,
     metrics_of,
+    no_output_note,
     pretraining_note,
     seen_in_pretraining,
     with_interval,
@@ -63,6 +64,7 @@ def _table(results: Mapping[str, Any], tasks: list[Task], shown: int) -> Table:
         "mean over folds [95 % interval]; * best",
         interval_note(results),
         pretraining_note(results),
+        no_output_note(results),
     ]
     if shown < SHOWN:
         notes.append("on a wider terminal: more metrics; results.json has all")

@@ -111,6 +111,22 @@ def pretraining_note(results: Mapping[str, Any]) -> str:
     )
 
 
+def no_output_note(results: Mapping[str, Any]) -> str:
+    """Say which experts have no output for which tasks, or nothing where all answer all."""
+    lacking = {
+        name: facts["no_output_for"]
+        for name, facts in results.get("experts", {}).items()
+        if facts.get("no_output_for")
+    }
+    said = [f"{name} has none for {', '.join(tasks)}" for name, tasks in lacking.items()]
+    if not said:
+        return ""
+    return (
+        f"Experts without an output: {'; '.join(said)}. They detect R-peaks, from which the labels "
+        "of these tasks come."
+    )
+
+
 def summary(task: Task, predictors: Predictors) -> str:
     """Say in plain words how the ensemble stands beside the best single expert.
 

@@ -44,7 +44,8 @@ class BeatNet(Expert):
     looks at each beat several times, shifted by 8 ms more each time, and gives the mean of what
     it sees (test-time augmentation).
 
-    Not for tasks whose labels come from R-peaks. Under ``lora`` the layer on the measures learns.
+    It has no output for tasks whose labels come from R-peaks. Under ``lora`` the layer on the
+    measures learns.
 
     Parameters
     ----------

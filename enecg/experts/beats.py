@@ -35,7 +35,7 @@ class Beats(Expert):
     beat's extremes and areas per lead, and its P, QRS and T stretches as coefficients of cosines
     in millivolts. See `enecg.experts.beat_measures`.
 
-    Not for tasks whose labels come from R-peaks.
+    It has no output for tasks whose labels come from R-peaks.
     """
 
     name = "beats"

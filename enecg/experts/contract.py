@@ -56,7 +56,8 @@ class ExpertSpec:
     needs_weights : bool
         Whether frozen use (any adaptation but ``full``) makes sense only with pretrained weights.
     uses_r_peaks : bool
-        Whether R-peak detection enters the features: not allowed where labels come from it.
+        Whether R-peak detection enters the features: the expert then has no output for tasks whose
+        labels come from it.
     lora_targets : tuple of str
         The linear layers that LoRA adapts, as endings of module names: PEFT's ``target_modules``.
         Empty where the adaptation ``lora`` cannot be used.

@@ -35,7 +35,7 @@ class OpenECG(Expert):
     float32 again), which runs nowhere here. Features: mean and standard deviation over time of the
     last layer, for leads I, II, V1 and V5.
 
-    Since it finds QRS complexes, it is not for tasks whose labels come from R-peaks.
+    Since it finds QRS complexes, it has no output for tasks whose labels come from R-peaks.
 
     The package's ``codec_v*`` files are other networks, trained on PTB-XL's rhythm labels; they are
     refused.

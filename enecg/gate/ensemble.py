@@ -191,7 +191,8 @@ def choose(
     chosen: dict[Key, Chosen] = {}
     for task in arrays.tasks:
         for scope in arrays.nested.scopes:
-            of_scope = [number for number in finished if scope in trials[number].scopes]
+            of_task = {n: trials[n].choice.among(arrays.experts_of(task)) for n in finished}
+            of_scope = [n for n in finished if scope in trials[n].scopes and of_task[n] is not None]
             candidates = [
                 predictions[number][task.name][trials[number].scopes.index(scope)]
                 for number in of_scope
@@ -200,14 +201,14 @@ def choose(
             members = Counter({of_scope[place]: count for place, count in found.members.items()})
             best = of_scope[found.best]
             chosen[task.name, scope] = replace(
-                found, members=members, best=best, best_plain=plain_name(trials[best].choice)
+                found, members=members, best=best, best_plain=plain_name(of_task[best])
             )
     return chosen
 
 
-def plain_name(choice: GateChoice) -> str:
+def plain_name(choice: GateChoice | None) -> str:
     """Name what a choice is where it looks at no record: ``rocket alone`` or ``the mean``."""
-    if choice.epochs:
+    if choice is None or choice.epochs:
         return ""
     return f"{choice.experts[0]} alone" if len(choice.experts) == 1 else "the experts' mean"
 
@@ -226,10 +227,11 @@ def choose_way(
     candidates : list of K arrays, shape (N, C)
         The trials' out-of-fold predictions in this scope.
     """
-    nested, names = arrays.nested, arrays.experts
+    nested, names = arrays.nested, arrays.experts_of(task)
+    places = [arrays.experts.index(name) for name in names]
     labelled = nested.training(scope) & known(arrays.targets[task.name])
     target_B = arrays.targets[task.name][labelled]
-    outputs_BEC = arrays.outputs[task.name][nested.scopes.index(scope)][labelled]
+    outputs_BEC = arrays.outputs[task.name][nested.scopes.index(scope)][labelled][:, places]
     part_B, group_B = nested.inner_N[labelled], nested.group_N[labelled]
     predictions = [one[labelled] for one in candidates]
     experts = list(outputs_BEC.transpose(1, 0, 2))

@@ -207,10 +207,12 @@ def load_arrays(experiment: Experiment) -> Arrays:
     found = {
         name: load_outputs(expert_folder(config, name) / "outputs.safetensors") for name in names
     }
-    outputs = {
-        task.name: np.stack([found[name][task.name] for name in names], axis=2)
-        for task in experiment.tasks
-    }
+    outputs: dict[str, np.ndarray] = {}
+    answering: dict[str, list[str]] = {}
+    for task in experiment.tasks:
+        answering[task.name] = [name for name in names if task.name in found[name]]
+        none = np.full_like(found[answering[task.name][0]][task.name], np.nan)
+        outputs[task.name] = np.stack([found[name].get(task.name, none) for name in names], axis=2)
     views_path = gate_folder(config) / VIEWS
     if not views_path.exists():
         save_outputs(views_path, {"view_NLT": gate_views(experiment.store)})
@@ -225,6 +227,7 @@ def load_arrays(experiment: Experiment) -> Arrays:
         load_features(experiment, gate_folder(config) / FEATURES)
         if Space(Path(config.gate.space), names).may_be("joined", "features")
         else {},
+        answering,
     )
 
 

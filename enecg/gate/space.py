@@ -74,6 +74,11 @@ class GateChoice(BaseModel):
     weight_decay: float = Field(ge=0, le=1e6)
     epochs: int = Field(ge=0, le=100_000)
 
+    def among(self, names: Collection[str]) -> GateChoice | None:
+        """Return this choice with those of its experts that are named; None if there are none."""
+        experts = tuple(name for name in self.experts if name in names)
+        return self.model_copy(update={"experts": experts}) if experts else None
+
     @field_validator("leads", mode="before")
     @classmethod
     def _leads_by_name(cls, value: Any) -> Any:

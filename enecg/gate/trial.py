@@ -36,6 +36,8 @@ class Arrays:
     seed : int
     features : dict of str to float32 array, shape (N, E, K)
         By `Fit.key`: what gates of that fit see of the experts' features; empty where none does.
+    answering : dict of str to list of str
+        By task, the experts that have outputs for it, where not all do.
     """
 
     view_NLT: npt.NDArray[np.float16]
@@ -46,6 +48,11 @@ class Arrays:
     experts: list[str]
     seed: int
     features: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    answering: dict[str, list[str]] = field(default_factory=dict)
+
+    def experts_of(self, task: Task) -> list[str]:
+        """Names of the experts that have outputs for a task, in order."""
+        return self.answering.get(task.name, self.experts)
 
     def chosen(self, choice: GateChoice, task: Task, scopes: list[int]) -> npt.NDArray[np.float32]:
         """Outputs of a choice's experts in some scopes (by number), shape (U, N, E', C)."""
@@ -73,29 +80,34 @@ def cross_validations(
     epoch : int
         1, 2, 4, … and the last one.
     dict of str to array, shape (S, N, C)
-        Predictions, by task, in the given scopes.
+        Predictions, by task, in the given scopes; all NaN of a task that none of the choice's
+        experts has outputs for.
     """
     nested = arrays.nested
     units = [(place, fit) for place, scope in enumerate(scopes) for fit in nested.fits(scope)]
     numbers = [nested.scopes.index(scopes[place]) for place, _ in units]
     learns_UN = np.stack([nested.learns_from(fit) for _, fit in units])
     x_NLT = leads_of(arrays.view_NLT, choice)
-    features = arrays.shown(choice, [fit for _, fit in units])
-    outputs = {task.name: arrays.chosen(choice, task, numbers) for task in arrays.tasks}
+    fits = [fit for _, fit in units]
+    own = [(task, choice.among(arrays.experts_of(task))) for task in arrays.tasks]
+    trained = [(task, of_task) for task, of_task in own if of_task is not None]
+    features_of = [arrays.shown(of_task, fits) for _, of_task in trained]
+    outputs = {task.name: arrays.chosen(of_task, task, numbers) for task, of_task in trained}
     in_training = [
         epochs_of(
-            choice, arrays.view_NLT, outputs[task.name], arrays.targets[task.name], learns_UN,
+            of_task, arrays.view_NLT, outputs[task.name], arrays.targets[task.name], learns_UN,
             task, arrays.seed, features,
         )
-        for task in arrays.tasks
+        for (task, of_task), features in zip(trained, features_of, strict=True)
     ]  # fmt: skip
     for epoch, of_tasks in enumerate(zip(*in_training, strict=True), start=1):
         if epoch < choice.epochs and epoch & (epoch - 1):
             continue
         shown: Predictions = {}
-        for task, gates in zip(arrays.tasks, of_tasks, strict=True):
+        for task in arrays.tasks:
             shape = (len(scopes), len(arrays.view_NLT), task.width)
             shown[task.name] = np.full(shape, np.nan, dtype=np.float32)
+        for (task, _), gates, features in zip(trained, of_tasks, features_of, strict=True):
             for unit, (place, fit) in enumerate(units):
                 rows = np.flatnonzero(nested.held_out(fit))
                 [mixed_BC], _ = gates.of_unit(unit).predict_leads(
@@ -116,6 +128,7 @@ def cross_validate(choice: GateChoice, arrays: Arrays, scopes: Sequence[str]) ->
 
 def refit(choice: GateChoice, arrays: Arrays, task: Task, scopes: list[str]) -> Gates:
     """Train a chosen gate on all training records of some scopes: one gate per scope, in order."""
+    choice = choice.among(arrays.experts_of(task)) or choice
     numbers = [arrays.nested.scopes.index(scope) for scope in scopes]
     return train_gates(
         choice,

@@ -22,6 +22,7 @@ from enecg.cluster import peak_memory_mb
 from enecg.config import GateSettings
 from enecg.errors import JobFailed, one_line
 from enecg.files import fingerprint
+from enecg.gate.combine import dummy
 from enecg.gate.space import GateChoice, Space
 from enecg.gate.studies import STUDIES, note_studies
 from enecg.gate.trial import Arrays, Predictions, cross_validations
@@ -102,10 +103,13 @@ def trial_losses(
 
 
 def _loss(task: Task, scope: str, predicted_NC: np.ndarray, arrays: Arrays) -> float:
-    """A record that got no prediction counts with the mean of all others."""
+    """A record that got no prediction counts with the mean of all others; without any, the trial
+    counts as the dummy."""
     training = arrays.nested.training(scope)
     target, predicted = arrays.targets[task.name][training], predicted_NC[training]
     there = ~np.isnan(predicted).any(1)
+    if not there.any():
+        return task.loss(target, dummy(task, target, len(target)))
     return task.loss(target[there], predicted[there])
 
 

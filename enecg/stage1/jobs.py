@@ -20,7 +20,7 @@ from enecg.checked_files import DamagedFile, check_sealed, read_sealed_json
 from enecg.cluster import check_shared, peak_memory_mb, read_parquet
 from enecg.config import Config
 from enecg.errors import JobFailed, UserError, last_line
-from enecg.experiment import Experiment
+from enecg.experiment import Experiment, answered
 from enecg.experts.contract import Expert
 from enecg.files import fingerprint
 from enecg.ownership import claim
@@ -69,7 +69,7 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
         {
             "version": [__version__, REVISION],
             "records": experiment.store.fingerprint,
-            "tasks": [vars(task) for task in experiment.tasks],
+            "tasks": [vars(task) for task in answered(experiment.tasks, expert.spec)],
             "folds": [config.fold_column or config.folds, config.inner_folds, config.seed],
             "backbone": expert.fingerprint(),
             "adaptation": [settings.adaptation, settings.final_rule, settings.lora_rank],
@@ -93,12 +93,15 @@ class Work:
         Where its features are; None where the backbone is trained.
     print : str
         Fingerprint of all that its results depend on.
+    tasks : list of str
+        What it has outputs for.
     """
 
     job: Job
     expert: Expert
     features: FeatureStore | None
     print: str
+    tasks: list[str]
 
 
 def plan_experts(experiment: Experiment) -> tuple[list[Work], Table]:
@@ -136,7 +139,8 @@ def plan_experts(experiment: Experiment) -> tuple[list[Work], Table]:
             lacking = len(missing(experiment.store.index, features.keys()))
         rate = features.rate() if features is not None else None
         job = job_of(experiment, name, expert, lacking, rate)
-        todo.append(Work(job, expert, features, print_))
+        tasks = [task.name for task in answered(experiment.tasks, expert.spec)]
+        todo.append(Work(job, expert, features, print_, tasks))
     limit = most_side_by_side(config)
     return todo, plan_table([work.job for work in todo], kept, limit)
 
@@ -268,6 +272,7 @@ def _run_job(config: Config, work: Work, dataset: Any, peak: float, board: Any) 
         train_loop_config={
             "config": config.located().model_dump(),
             "expert": name,
+            "tasks": work.tasks,
             "heads": [choice.model_dump() for choice in head_choices(config.stage1, config.seed)],
             "folder": str(folder.resolve()),
             "board": board,

@@ -24,7 +24,7 @@ from torch import Tensor
 from enecg.cluster import local_cpus
 from enecg.config import Config, ExpertSettings
 from enecg.errors import UserError
-from enecg.experiment import Experiment
+from enecg.experiment import Experiment, answered
 from enecg.experts.contract import Expert
 from enecg.progress import cell, duration
 from enecg.signals import LEADS, N_SAMPLES
@@ -304,7 +304,8 @@ def _head_seconds(experiment: Experiment, expert: Expert, settings: ExpertSettin
     most = min(n, MOST_LANDMARKS)
     kernels = sum(kind in KERNELS for kind in heads)
     flops += kernels * (12 * most**3 + 10 * most * n * expert.spec.width)
-    return 20 + flops * _models(experiment, settings) * len(experiment.tasks) / CORE_FLOPS
+    tasks = len(answered(experiment.tasks, expert.spec))
+    return 20 + flops * _models(experiment, settings) * tasks / CORE_FLOPS
 
 
 def _memory_mb(experiment: Experiment, expert: Expert, settings: ExpertSettings) -> float:
@@ -321,7 +322,8 @@ def _memory_mb(experiment: Experiment, expert: Expert, settings: ExpertSettings)
             held += 3 * 8 * n * most  # similarities
         if "ridge" in heads:
             held = max(held, 4 * 8 * min(n, width) * width)
-        return BASE_MB + (held + each * models * len(experiment.tasks)) / 1e6
+        tasks = len(answered(experiment.tasks, expert.spec))
+        return BASE_MB + (held + each * models * tasks) / 1e6
     every = sum(parameter.numel() for parameter in expert.parameters())
     learns = every if settings.adaptation == "full" else _lora_parameters(expert, settings)
     one = ADAM_BYTES * learns + 4 * (every - learns)

@@ -68,9 +68,8 @@ def train_expert(loop: dict[str, Any]) -> None:
     if halved := (folder / MICRO_BATCH).exists():
         stage1 = stage1.model_copy(update=read_sealed_json(folder / MICRO_BATCH))
     experiment = open_experiment(config)
-    setup = Setup(
-        experiment.tasks, experiment.nested, experiment.targets, stage1, settings, config.seed
-    )
+    tasks = [task for task in experiment.tasks if task.name in loop["tasks"]]
+    setup = Setup(tasks, experiment.nested, experiment.targets, stage1, settings, config.seed)
     session = _session(name, rank, loop["board"], config.stage1.checkpoint_seconds)
     resumed = session.resume_from
     try:

@@ -59,7 +59,7 @@ def compare_runs(first: Path, second: Path, predictor: str | None = None) -> dic
         repeats = [repeat for task, repeat in shared if task == name]
         ours, theirs = ([_by_record(run[name, r]) for r in repeats] for run in (a, b))
         for repeat, pair in zip(repeats, zip(ours, theirs, strict=True), strict=True):
-            _check_paired(*pair, first, second, f", repeat {repeat}" if repeat else "")
+            _check_paired(*pair, first, second, f", repeat {repeat + 1}" if repeat else "")
         tasks[name] = _compared(ours, theirs, _predictor(ours[0], theirs[0], predictor))
     return {"runs": [str(first), str(second)], "tasks": tasks}
 

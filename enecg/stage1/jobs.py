@@ -298,7 +298,8 @@ def _run_job(work: Work, dataset: Any, peak: float, board: Any) -> None:
     trainer = TorchTrainer(
         train_expert,
         train_loop_config={
-            "config": config.located().model_dump(),
+            # A worker has to do with its own repeat alone.
+            "config": config.located().model_copy(update={"repeats": 1}).model_dump(),
             "deployed": work.experiment.nested.deployed,
             "expert": work.name,
             "job": name,

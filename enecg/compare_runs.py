@@ -40,10 +40,11 @@ def compare_runs(first: Path, second: Path, predictor: str | None = None) -> dic
     Returns
     -------
     dict
-        ``runs`` (their folders) and ``tasks``: by task ``n``, ``predictor``, ``repeats`` (of the
-        cross-validation, that both runs have), and ``metrics``: by metric a Summary of the first
-        run minus the second, with ``first``, ``second`` (the means over folds) and ``verdict`` (the
-        first run is ``better``, ``worse``, ``the same``, or ``no difference shown``).
+        ``runs`` (their folders) and ``tasks``: by task ``n``, ``predictor``, ``repeats`` (how many
+        were ``compared``, those of both; and how many the ``first`` and the ``second`` run have),
+        and ``metrics``: by metric a Summary of the first run minus the second, with ``first``,
+        ``second`` (the means over folds) and ``verdict`` (the first run is ``better``, ``worse``,
+        ``the same``, or ``no difference shown``).
 
     Raises
     ------
@@ -60,7 +61,10 @@ def compare_runs(first: Path, second: Path, predictor: str | None = None) -> dic
         ours, theirs = ([_by_record(run[name, r]) for r in repeats] for run in (a, b))
         for repeat, pair in zip(repeats, zip(ours, theirs, strict=True), strict=True):
             _check_paired(*pair, first, second, f", repeat {repeat + 1}" if repeat else "")
-        tasks[name] = _compared(ours, theirs, _predictor(ours[0], theirs[0], predictor))
+        found = _compared(ours, theirs, _predictor(ours[0], theirs[0], predictor))
+        counts = [len([of for of, _ in run if of == name]) for run in (a, b)]
+        of_each = dict(zip(("compared", "first", "second"), (len(repeats), *counts), strict=True))
+        tasks[name] = found | {"repeats": of_each}
     return {"runs": [str(first), str(second)], "tasks": tasks}
 
 
@@ -86,6 +90,10 @@ def show_comparison(
 def comparison_table(found: Mapping[str, Any]) -> Table:
     """Return what `compare_runs` found as a table for the terminal."""
     table = Table("task", "metric", "A", "B", "A − B [95 % interval]", "A is")
+    has = next(iter(found["tasks"].values()))["repeats"]
+    if has["first"] != has["second"]:
+        counts = f"A has {has['first']}, B {has['second']}"
+        table.caption = f"repeats: {counts}; compared: the {has['compared']} of both"
     for task, one in found["tasks"].items():
         for metric, summary in one["metrics"].items():
             interval = summary.get("ci95")
@@ -178,7 +186,6 @@ def _compared(a: list[OutOfFold], b: list[OutOfFold], predictor: str) -> dict[st
     return {
         "n": int((~np.isnan(one.target_N.reshape(len(one.target_N), -1)).any(1)).sum()),
         "predictor": predictor,
-        "repeats": len(a),
         "metrics": metrics,
     }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enecg.compare_runs import compare_runs
+from enecg.compare_runs import compare_runs, comparison_table
 from enecg.errors import UserError
 from enecg.evaluation.kept_predictions import FILE, OutOfFold, write_predictions
 from enecg.tasks import Task
@@ -121,10 +121,16 @@ def test_repeats_are_compared_each_on_its_own_folds_as_far_as_both_runs_have_the
     c = run_folder(tmp_path / "c", *repeated(9, 20, 2))
     found = compare_runs(a, b)["tasks"]["age"]
     mae = found["metrics"]["mae"]
-    assert (found["repeats"], len(mae["folds"]), mae["verdict"]) == (3, 9, "better")
+    assert (found["repeats"]["compared"], len(mae["folds"]), mae["verdict"]) == (3, 9, "better")
     assert mae["mean"] == pytest.approx(mae["first"] - mae["second"])
     fewer = compare_runs(a, c)["tasks"]["age"]
-    assert fewer["repeats"] == 2 and fewer["metrics"]["mae"]["folds"] == mae["folds"][:6]
+    told = comparison_table(compare_runs(a, c)).caption
+    assert told == "repeats: A has 3, B 2; compared: the 2 of both"
+    assert comparison_table(compare_runs(a, b)).caption is None
+    assert (
+        fewer["repeats"] == {"compared": 2, "first": 3, "second": 2}
+        and fewer["metrics"]["mae"]["folds"] == mae["folds"][:6]
+    )
     other = repeated(9, 20, 3)
     other[2] = _other_folds(other[2])
     d = run_folder(tmp_path / "d", *other)
@@ -141,6 +147,8 @@ def test_the_job_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "better" in done.stdout and "MAE" in done.stdout
     assert json.loads((tmp_path / "found.json").read_text())["tasks"]["age"]["n"] == N
+    again = subprocess.run([*job, *given], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, "an earlier comparison is replaced"
     lacking = [*job, "--runs", tmp_path / "a", tmp_path / "none"]
     done = subprocess.run(lacking, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -343,13 +343,15 @@ def test_the_same_command_again_keeps_all_and_what_is_lost_is_made_again(
 
 def test_runs_are_compared_repeat_by_repeat(once: Path, twice: Path) -> None:
     found = compare_runs(twice / "run", twice / "run", "rocket")["tasks"]["gender"]
-    assert found["repeats"] == R
+    assert found["repeats"] == {"compared": R, "first": R, "second": R}
     assert len(found["metrics"]["auroc"]["folds"]) == R * K
     assert found["metrics"]["auroc"]["verdict"] == "the same"
     said = read_json(twice / "run" / "results.json")["tasks"]["gender"]["predictors"]["rocket"]
     assert found["metrics"]["auroc"]["first"] == pytest.approx(said["auroc"]["mean"])
     common = compare_runs(once / "run", twice / "run")["tasks"]["gender"]
-    assert common["repeats"] == 1 and common["metrics"]["auroc"]["verdict"] == "the same"
+    assert (
+        common["repeats"]["compared"] == 1 and common["metrics"]["auroc"]["verdict"] == "the same"
+    )
 
 
 def test_a_repeats_folder_is_no_run_folder_of_its_own(twice: Path) -> None:

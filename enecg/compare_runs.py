@@ -40,10 +40,11 @@ def compare_runs(first: Path, second: Path, predictor: str | None = None) -> dic
     Returns
     -------
     dict
-        ``runs`` (their folders) and ``tasks``: by task ``n``, ``predictor``, and ``metrics``: by
-        metric a Summary of the first run minus the second, with ``first``, ``second`` (the means
-        over folds) and ``verdict`` (the first run is ``better``, ``worse``, ``the same``, or
-        ``no difference shown``).
+        ``runs`` (their folders) and ``tasks``: by task ``n``, ``predictor``, ``repeats`` (how many
+        were ``compared``, those of both; and how many the ``first`` and the ``second`` run have),
+        and ``metrics``: by metric a Summary of the first run minus the second, with ``first``,
+        ``second`` (the means over folds) and ``verdict`` (the first run is ``better``, ``worse``,
+        ``the same``, or ``no difference shown``).
 
     Raises
     ------
@@ -51,14 +52,19 @@ def compare_runs(first: Path, second: Path, predictor: str | None = None) -> dic
         A run without kept predictions, no task in common, or other records, labels or folds.
     """
     a, b = (read_predictions(run / FILE) for run in (first, second))
-    shared = [key for key in a if key in b and key[1] == 0]
+    shared = [key for key in a if key in b]
     if not shared:
         raise UserError(f"no task in common: {first} has {_names(a)}, {second} has {_names(b)}")
     tasks = {}
-    for key in shared:
-        ours, theirs = _by_record(a[key]), _by_record(b[key])
-        _check_paired(ours, theirs, first, second)
-        tasks[key[0]] = _compared(ours, theirs, _predictor(ours, theirs, predictor))
+    for name in dict.fromkeys(name for name, _ in shared):
+        repeats = [repeat for task, repeat in shared if task == name]
+        ours, theirs = ([_by_record(run[name, r]) for r in repeats] for run in (a, b))
+        for repeat, pair in zip(repeats, zip(ours, theirs, strict=True), strict=True):
+            _check_paired(*pair, first, second, f", repeat {repeat + 1}" if repeat else "")
+        found = _compared(ours, theirs, _predictor(ours[0], theirs[0], predictor))
+        counts = [len([of for of, _ in run if of == name]) for run in (a, b)]
+        of_each = dict(zip(("compared", "first", "second"), (len(repeats), *counts), strict=True))
+        tasks[name] = found | {"repeats": of_each}
     return {"runs": [str(first), str(second)], "tasks": tasks}
 
 
@@ -84,6 +90,10 @@ def show_comparison(
 def comparison_table(found: Mapping[str, Any]) -> Table:
     """Return what `compare_runs` found as a table for the terminal."""
     table = Table("task", "metric", "A", "B", "A − B [95 % interval]", "A is")
+    has = next(iter(found["tasks"].values()))["repeats"]
+    if has["first"] != has["second"]:
+        counts = f"A has {has['first']}, B {has['second']}"
+        table.caption = f"repeats: {counts}; compared: the {has['compared']} of both"
     for task, one in found["tasks"].items():
         for metric, summary in one["metrics"].items():
             interval = summary.get("ci95")
@@ -121,9 +131,9 @@ def _names(run: Mapping[tuple[str, int], OutOfFold]) -> str:
     return ", ".join(dict.fromkeys(name for name, _ in run))
 
 
-def _check_paired(a: OutOfFold, b: OutOfFold, first: Path, second: Path) -> None:
+def _check_paired(a: OutOfFold, b: OutOfFold, first: Path, second: Path, repeat: str) -> None:
     """Refuse runs of which a difference would not be one of the runs alone."""
-    where = f"task {a.task.name}: {first} and {second}"
+    where = f"task {a.task.name}{repeat}: {first} and {second}"
     if a.task != b.task:
         raise UserError(f"{where} define the task differently: {a.task} and {b.task}")
     if set(a.record_N.tolist()) != set(b.record_N.tolist()):
@@ -153,23 +163,28 @@ def _predictor(a: OutOfFold, b: OutOfFold, wanted: str | None) -> str:
     )
 
 
-def _compared(a: OutOfFold, b: OutOfFold, predictor: str) -> dict[str, Any]:
-    names, fold_N = np.unique(a.fold_N, return_inverse=True)
+def _compared(a: list[OutOfFold], b: list[OutOfFold], predictor: str) -> dict[str, Any]:
+    """Compare what two runs say of a task, repeat by repeat; records in the same order."""
+    one = a[0]
+    if any(not np.array_equal(other.record_N, one.record_N) for other in a):
+        raise UserError(f"task {one.task.name}: the repeats of one run hold different records")
+    fold_RN = np.stack([np.unique(of.fold_N, return_inverse=True)[1] for of in a])
     metrics: dict[str, Any] = {}
-    for metric in score(a.task, a.target_N, a.predictions[predictor]):
+    for metric in score(one.task, one.target_N, one.predictions[predictor]):
         if metric == "ece":  # its smallest value is a boundary: a difference has no interval
             continue
-        ours, theirs = (_said(one, predictor, metric) for one in (a, b))
-        summary = paired_difference(a.task, metric, a.target_N, ours, theirs, fold_N, a.group_N)
+        ours, theirs = (np.stack([_said(of, predictor, metric) for of in run]) for run in (a, b))
+        given = (one.task, metric, one.target_N)
+        summary = paired_difference(*given, ours, theirs, fold_RN, one.group_N)
         if summary is None:
             continue
-        means = [_mean(a, one, metric, fold_N, len(names)) for one in (ours, theirs)]
+        means = [_mean(one, said, metric, fold_RN) for said in (ours, theirs)]
         verdict = verdict_of(metric, summary.get("ci95"))
         if np.array_equal(ours, theirs):
             verdict = "the same"
         metrics[metric] = {**summary, "first": means[0], "second": means[1], "verdict": verdict}
     return {
-        "n": int((~np.isnan(a.target_N.reshape(len(a.target_N), -1)).any(1)).sum()),
+        "n": int((~np.isnan(one.target_N.reshape(len(one.target_N), -1)).any(1)).sum()),
         "predictor": predictor,
         "metrics": metrics,
     }
@@ -183,9 +198,11 @@ def _said(of: OutOfFold, predictor: str, metric: str) -> Any:
     return of.predictions[predictor]
 
 
-def _mean(of: OutOfFold, prediction_NC: Any, metric: str, fold_N: Any, folds: int) -> float:
+def _mean(of: OutOfFold, prediction_RNC: Any, metric: str, fold_RN: Any) -> float:
+    """A metric's mean over the folds of all repeats."""
     each = [
-        score(of.task, of.target_N[fold_N == fold], prediction_NC[fold_N == fold]).get(metric)
-        for fold in range(folds)
+        score(of.task, of.target_N[rows], prediction_NC[rows]).get(metric)
+        for prediction_NC, fold_N in zip(prediction_RNC, fold_RN, strict=True)
+        for rows in (fold_N == fold for fold in range(fold_N.max() + 1))
     ]
     return float(np.mean([value for value in each if value is not None]))

@@ -215,6 +215,9 @@ class Config(_Section):
     that makes k (k + 1) / 2 inner models instead of (k + 1) times `inner_folds`; inner models of
     what is judged have learned from k − 2 folds, of what is deployed from k − 1: best with 5 or
     more."""
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    """How often the whole cross-validation is done, each time with other folds; see
+    `docs/intervals.md`."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     experts: Annotated[dict[str, ExpertSettings], Field(min_length=1, max_length=100)]
     stage1: Stage1Settings = Stage1Settings()
@@ -337,6 +340,11 @@ def parse_config(values: dict[str, Any]) -> Config:
                 f"config: {name}: {brief(place, quoted=False)}: give a folder on a disk; only "
                 "records may be a URI"
             )
+    if config.repeats > 1 and config.fold_column is not None:
+        raise UserError(
+            f"config: repeats: {config.repeats} goes with drawn folds; those of fold_column "
+            f"{brief(config.fold_column)} are given and cannot be drawn anew: leave one of them out"
+        )
     _ = config.task_list  # unknown tasks are refused here, not an hour later
     return config
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from enecg.errors import UserError, brief, did_you_mean
 from enecg.experts.contract import ExpertSpec
 from enecg.nested import ALL, Nested, nested_folds
 from enecg.records.store import RecordStore
+from enecg.repeats import run_of
 from enecg.tasks import Task, known
 
 
@@ -31,6 +34,9 @@ class Experiment:
         Per task; NaN where the label is missing.
     label_notes : tuple of str
         Which labels could not be used as they stand, a line for each task and kind.
+    repeat : int
+        Which repeat of the cross-validation it is, counted from 1; the settings of a further one
+        are those that `run_of` gives.
     """
 
     config: Config
@@ -39,6 +45,39 @@ class Experiment:
     nested: Nested
     targets: dict[str, np.ndarray]
     label_notes: tuple[str, ...] = ()
+    repeat: int = 1
+
+    @cached_property
+    def repeats(self) -> list[Experiment]:
+        """This experiment, and its further repeats.
+
+        Raises
+        ------
+        UserError
+            A task has too few labels in some fold of one of them.
+        """
+        numbers = range(2, self.config.repeats + 1)
+        return [self, *(self._repeated(number) for number in numbers)]
+
+    def _repeated(self, number: int) -> Experiment:
+        config = run_of(self.config, number)
+        try:
+            nested = nested_folds(self.store.index, config, deployed=False)
+            for task in self.tasks:
+                _check_labels(task, self.targets[task.name], nested, [])
+        except UserError as error:
+            raise UserError(f"repeat {number} of {self.config.repeats}: {error}") from None
+        return replace(self, config=config, nested=nested, label_notes=(), repeat=number)
+
+    @property
+    def first_run(self) -> Path:
+        """The folder of the first repeat's run; its further repeats are in there."""
+        run = Path(self.config.run_dir)
+        return run if self.repeat == 1 else run.parent.parent
+
+    def called(self, what: str) -> str:
+        """Name a part of this experiment, such as an expert, apart from other repeats' parts."""
+        return what if self.repeat == 1 else f"{what}, repeat {self.repeat}"
 
     @property
     def record_ids(self) -> list[str]:
@@ -46,16 +85,23 @@ class Experiment:
         return self.store.index["record_id"].tolist()
 
 
-def open_experiment(config: Config) -> Experiment:
+def open_experiment(config: Config, deployed: bool = True) -> Experiment:
     """Open the record store and lay out folds and targets.
+
+    Parameters
+    ----------
+    config : Config
+    deployed : bool
+        Whether something is trained on all groups, to be deployed.
 
     Raises
     ------
     UserError
-        No store there; a task's label column is missing, or some fold has too few labels.
+        No store there; a task's label column is missing, or some fold has too few labels, in any
+        of the repeats.
     """
     store = RecordStore.open(config.records)
-    nested = nested_folds(store.index, config)
+    nested = nested_folds(store.index, config, deployed)
     targets: dict[str, np.ndarray] = {}
     notes: list[str] = []
     for task in config.task_list:
@@ -69,7 +115,9 @@ def open_experiment(config: Config) -> Experiment:
         said = [*task.told(unread), *(f"task {task.name}: {hint}" for hint in hints)]
         _check_labels(task, targets[task.name], nested, said)
         notes += said
-    return Experiment(config, store, config.task_list, nested, targets, tuple(notes))
+    experiment = Experiment(config, store, config.task_list, nested, targets, tuple(notes))
+    _ = experiment.repeats  # too few labels for one of them are told now, not an hour later
+    return experiment
 
 
 def check_experts(config: Config) -> None:

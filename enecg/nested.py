@@ -2,7 +2,8 @@
 
 For every *scope* (each outer fold's training groups, and ``all`` for what gets deployed) one
 model per inner fold, fitted on the other inner folds, gives the out-of-fold outputs for it;
-a final model, or the inner models' mean, gives the outputs for the scope's test groups.
+a final model, or the inner models' mean, gives the outputs for the scope's test groups. Further
+repeats deploy nothing, and have no scope ``all``.
 
 Where the inner folds are the other outer ones, a model without two of them serves both: of the
 scope of either one it is the inner model that leaves out the other. Of k outer folds that makes
@@ -58,6 +59,8 @@ class Nested:
         Outer fold, inner fold, and part of the early-stopping split.
     outer_names : tuple of str
         Names of the outer folds, in order.
+    deployed : bool
+        Whether something is trained on all groups.
     """
 
     group_N: npt.NDArray[np.object_]
@@ -65,6 +68,7 @@ class Nested:
     inner_N: Numbers
     stopping_N: Numbers
     outer_names: tuple[str, ...]
+    deployed: bool = True
 
     @cached_property
     def shared(self) -> bool:
@@ -73,8 +77,8 @@ class Nested:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """Every outer fold's name, then ``all``."""
-        return (*self.outer_names, ALL)
+        """Every outer fold's name, then ``all`` where something is deployed."""
+        return (*self.outer_names, ALL) if self.deployed else self.outer_names
 
     def test(self, scope: str) -> Mask:
         """Records that the scope predicts once, at the end: bool (N,), none for ``all``."""
@@ -100,8 +104,9 @@ class Nested:
 
     def inner_twin(self, scope: str) -> Fit | None:
         """The inner fit that learns from all of a scope's training records, if there is one."""
-        own = self.outer_names.index(scope) if self.shared and scope != ALL else None
-        return None if own is None else Fit(ALL, own)
+        if not (self.shared and self.deployed) or scope == ALL:
+            return None
+        return Fit(ALL, self.outer_names.index(scope))
 
     @cached_property
     def inner_models(self) -> list[Fit]:
@@ -126,7 +131,7 @@ class Nested:
         return self.training(fit.scope) & (self.inner_N == fit.inner)
 
 
-def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
+def nested_folds(index: pd.DataFrame, config: Config, deployed: bool = True) -> Nested:
     """Assign every record of a store to its folds, by hashes of seed and group only.
 
     Parameters
@@ -135,6 +140,8 @@ def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
         A record store's index (``group_id``; the config's fold column where it names one).
     config : Config
         ``folds``, ``fold_column``, ``inner_folds`` and ``seed`` are read.
+    deployed : bool
+        Whether something is trained on all groups.
 
     Raises
     ------
@@ -168,6 +175,7 @@ def nested_folds(index: pd.DataFrame, config: Config) -> Nested:
         inner_N,
         fold_of_groups(group_N, STOPPING_FOLDS, config.seed, "early stopping"),
         tuple(str(name) for name in names),
+        deployed,
     )
     for scope in nested.scopes:
         for fit in nested.fits(scope):

@@ -22,9 +22,10 @@ from enecg.errors import UserError, one_line
 from enecg.files import write_json
 from enecg.inventory import INVENTORIES, MARK, stranger
 
-Kind = Literal["run", "features", "cohort", "bundles", "bundle", "records", "work"]
+Kind = Literal["run", "repeat", "features", "cohort", "bundles", "bundle", "records", "work"]
 _CALLED: dict[str, str] = {
     "run": "a run folder",
+    "repeat": "a repeat of a run",
     "features": "a feature store",
     "cohort": "a simulated cohort",
     "bundles": "a folder of bundles",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from enecg import interrupts
 from enecg.bundle_folders import PLACES, check_bundles
 from enecg.cluster import connect, is_named
@@ -14,10 +16,12 @@ from enecg.evaluation.wording import comparison_sentences, decision_sentence
 from enecg.experiment import Experiment, check_experts, open_experiment
 from enecg.files import read_json, write_text
 from enecg.gate.search import drawn_choices, gate_folder, search_gate
-from enecg.ownership import check_free
+from enecg.out_of_fold import ensemble_folder
+from enecg.ownership import check_free, claim
 from enecg.printable import printable
 from enecg.progress import cell, say, screen
 from enecg.records.subjects import subjects_note
+from enecg.repeats import FOLDER, run_of
 from enecg.results import ensemble_and_evaluate, results_path
 from enecg.run_folder import claimed
 from enecg.stage1.jobs import expert_folder, plan_experts, train_experts
@@ -82,15 +86,19 @@ def check_places(config: Config) -> None:
     check_free("run_dir", run_dir, "run")
     check_free("features", features, "features")
     run, inside = run_dir.resolve(), features.resolve()
-    used = [run / name for name in ("experts", "gate", "ensemble", *PLACES)]
+    used = [run / name for name in ("experts", "gate", "ensemble", FOLDER, *PLACES)]
     if run.is_relative_to(inside) or any(inside.is_relative_to(folder) for folder in used):
         raise UserError(
             f"features {features}: is run_dir {run_dir}, around it, or in a folder of its results; "
             "give another folder"
         )
-    works = [expert_folder(config, name) for name in config.experts]
-    for folder in (*works, gate_folder(config), run_dir / "ensemble"):
-        check_free("run_dir", folder, "work")
+    for repeat in range(1, config.repeats + 1):
+        one = run_of(config, repeat)
+        if repeat > 1:
+            check_free("run_dir", Path(one.run_dir), "repeat")
+        works = [expert_folder(one, name) for name in config.experts]
+        for folder in (*works, gate_folder(one), ensemble_folder(one)):
+            check_free("run_dir", folder, "work")
     for name in PLACES:
         check_bundles(run_dir / name)
 
@@ -112,24 +120,30 @@ def show_results(config: Config) -> None:
 def _note_inputs(experiment: Experiment) -> None:
     """Leave the settings and everybody's folds in the run folder, for people to look at."""
     config, nested = experiment.config, experiment.nested
-    run_dir = Path(config.run_dir)
-    write_text(run_dir / "config.json", config.model_dump_json(indent=2) + "\n")
-    table = experiment.store.index[["record_id", "group_id"]].assign(
-        outer_fold=[nested.outer_names[fold] for fold in nested.outer_N]
-    )
+    write_text(Path(config.run_dir) / "config.json", config.model_dump_json(indent=2) + "\n")
+    for one in experiment.repeats:
+        if one.repeat > 1:
+            claim("run_dir", Path(one.config.run_dir), "repeat")
+        write_text(Path(one.config.run_dir) / "folds.csv", _folds_table(one).to_csv(index=False))
     for note in experiment.label_notes:
         say(note)
-    inner = f"× {config.inner_folds} inner"
-    if nested.shared:
-        inner = "folds, the others as inner"
-    else:
-        table["inner_fold"] = nested.inner_N
-    write_text(run_dir / "folds.csv", table.to_csv(index=False))
+    inner = "folds, the others as inner" if nested.shared else f"× {config.inner_folds} inner"
+    repeats = f", {config.repeats} repeats" if config.repeats > 1 else ""
+    index = experiment.store.index
     say(
-        f"{len(table):,} records of {table['group_id'].nunique():,} groups, "
-        f"{len(nested.outer_names)} outer {inner} folds; "
+        f"{len(index):,} records of {index['group_id'].nunique():,} groups, "
+        f"{len(nested.outer_names)} outer {inner} folds{repeats}; "
         f"tasks: {', '.join(task.name for task in experiment.tasks)}; "
         f"experts: {', '.join(config.experts)}"
     )
     if whose := subjects_note(experiment.store.description):
         say(f"note: {whose}")
+
+
+def _folds_table(experiment: Experiment) -> pd.DataFrame:
+    """Who is in which fold."""
+    nested = experiment.nested
+    table = experiment.store.index[["record_id", "group_id"]].assign(
+        outer_fold=[nested.outer_names[fold] for fold in nested.outer_N]
+    )
+    return table if nested.shared else table.assign(inner_fold=nested.inner_N)

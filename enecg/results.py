@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from enecg import experts
 from enecg.bundling import write_bundles
 from enecg.cluster import peak_memory_mb
-from enecg.config import OTHER_PREDICTORS, Config
+from enecg.config import Config
 from enecg.errors import JobFailed
 from enecg.evaluation.comparisons import compare
 from enecg.evaluation.kept_predictions import FILE, OutOfFold, write_predictions
@@ -26,17 +25,13 @@ from enecg.evaluation.paper import draw_ecg
 from enecg.evaluation.predictors import judge_predictors
 from enecg.evaluation.report import write_report
 from enecg.evaluation.reporting import reporting_items
-from enecg.evaluation.thresholds import answers
 from enecg.experiment import Experiment, answered
 from enecg.experts.contract import Expert
 from enecg.experts.corpora import overlap
 from enecg.files import fingerprint, write_json
-from enecg.gate.combine import dummy
-from enecg.gate.ensemble import Chosen, GateEnsemble, Key, TrainedGates, choose, refit_chosen
-from enecg.gate.network import constant_gate
-from enecg.gate.search import TABLE, found_trials, gate_fingerprint, gate_folder, load_arrays
-from enecg.gate.trial import Arrays
-from enecg.nested import ALL, Fit
+from enecg.gate.search import TABLE, gate_fingerprint, gate_folder
+from enecg.nested import Nested
+from enecg.out_of_fold import Repeat, decide, ensemble_folder, further_repeat, said_in
 from enecg.progress import say
 from enecg.provenance import commit, hardware
 from enecg.records.subjects import subjects_note
@@ -45,7 +40,6 @@ from enecg.signals import LEADS
 from enecg.stage1.jobs import expert_folder
 from enecg.tasks import Task, known
 
-Predictions = dict[str, np.ndarray]
 REVISION = 2
 """Raised whenever results.json says other things of the same predictions: it is written anew."""
 
@@ -63,51 +57,58 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
     JobFailed
         The gate search is not finished for these settings.
     """
-    config = experiment.config
-    run, folder = Path(config.run_dir), Path(config.run_dir) / "ensemble"
-    searched = gate_fingerprint(experiment)
-    if not is_done(gate_folder(config), searched):
-        raise JobFailed(
-            f"no finished gate search for these settings in {run}; run search_gate.py first"
-        )
+    config, repeats = experiment.config, experiment.repeats
+    run, folder = Path(config.run_dir), ensemble_folder(config)
+    searched = [gate_fingerprint(one) for one in repeats]
+    for repeat, search in zip(repeats, searched, strict=True):
+        if not is_done(gate_folder(repeat.config), search):
+            raise JobFailed(
+                f"no finished gate search for these settings in {repeat.config.run_dir}; "
+                "run search_gate.py first"
+            )
+    repeated = {"repeats": searched[1:]} if len(repeats) > 1 else {}
     print_ = fingerprint(
-        {"search": searched, "ensemble": config.ensemble.model_dump(), "revision": REVISION}
+        {"search": searched[0], "ensemble": config.ensemble.model_dump(), "revision": REVISION}
+        | repeated
     )
     if is_done(folder, print_):
         say("ensemble: done before, kept")
         return results_path(config)
-    started, clock = datetime.now(UTC), time.monotonic()
+    started = datetime.now(UTC)
+    further = [further_repeat(one) for one in repeats[1:]]
+    clock = time.monotonic()
     begin(folder, print_)
-    arrays, trials = load_arrays(experiment), found_trials(config)
-    chosen = choose(gate_folder(config), trials, arrays, config.ensemble)
-    gates, worker_peak = refit_chosen(chosen, [trial.choice for trial in trials], arrays)
+    arrays, chosen, gates, worker_peak = decide(experiment)
+    said = [said_in(experiment.tasks, arrays, chosen, gates), *further]
 
+    nested = [one.nested for one in repeats]
     summaries: dict[str, Any] = {}
     out_of_sample: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     gate_weights: dict[str, dict[str, float]] = {}
     kept: list[OutOfFold] = []
     for task in experiment.tasks:
-        said = predict_test_groups(task, arrays, chosen, gates)
-        predictions, weights_NE = said.by_predictor, said.weights_NE
-        say(f"{task.name}: intervals")
-        summaries[task.name] = judge(task, said, arrays, chosen)
-        out_of_sample[task.name] = (experiment.targets[task.name], predictions["ensemble"])
-        weights = zip(arrays.experts, weights_NE.mean(0).tolist(), strict=True)
+        name, target_N = task.name, experiment.targets[task.name]
+        say(f"{name}: intervals")
+        summaries[name] = judge(task, target_N, said, nested, arrays.experts_of(task), arrays.seed)
+        out_of_sample[name] = (target_N, said[0].said[name].by_predictor["ensemble"])
+        weights_E = np.mean([one.said[name].weights_NE.mean(0) for one in said], axis=0)
+        weights = zip(arrays.experts, weights_E.tolist(), strict=True)
         answering = arrays.experts_of(task)
-        gate_weights[task.name] = {name: mean for name, mean in weights if name in answering}
-        kept.append(
-            OutOfFold(
-                task,
-                0,
-                np.array(experiment.record_ids),
-                arrays.nested.group_N,
-                np.array(arrays.nested.outer_names)[arrays.nested.outer_N],
-                experiment.targets[task.name],
-                predictions,
-                weights_NE,
-                said.answers_N,
+        gate_weights[name] = {expert: mean for expert, mean in weights if expert in answering}
+        for place, (one, folds) in enumerate(zip(said, nested, strict=True)):
+            kept.append(
+                OutOfFold(
+                    task,
+                    place,
+                    np.array(experiment.record_ids),
+                    folds.group_N,
+                    np.array(folds.outer_names)[folds.outer_N],
+                    target_N,
+                    one.said[name].by_predictor,
+                    one.said[name].weights_NE,
+                    one.said[name].answers_N,
+                )
             )
-        )
     loaded = {
         name: experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
         for name, settings in config.experts.items()
@@ -120,7 +121,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
     }
     write_predictions(run / FILE, kept, arrays.experts)
     write_bundles(experiment, arrays, chosen, gates, made_by, summaries)
-    facts = _facts_of_stages(config)
+    facts = _facts_of_stages(experiment)
     results: dict[str, Any] = {
         "commit": commit(),
         "started": started.isoformat(timespec="seconds"),
@@ -138,6 +139,7 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
             ),
         },
         "config": config.model_dump(mode="json"),
+        **_repeats(experiment),
         "experts": {
             name: facts | {"seen_in_pretraining": _overlap(facts, experiment)}
             for name, facts in made_by.items()
@@ -167,138 +169,54 @@ def ensemble_and_evaluate(experiment: Experiment) -> Path:
     return results_path(config)
 
 
-@dataclass(frozen=True)
-class TestPredictions:
-    """What every predictor says of every record, learned without the record's outer fold.
-
-    Attributes
-    ----------
-    by_predictor : dict of str to float32 array, shape (N, C)
-        Each expert alone, ``uniform``, ``stacking``, ``absolute_stacking`` (values only), ``gate``,
-        ``ensemble``, ``deployed``, ``dummy``. ``deployed`` has the ensemble's probabilities; it
-        answers by threshold.
-    weights_NE : float32 array, shape (N, E)
-        The ensemble's weights.
-    answers_N : array or None
-        What ``deployed`` answers: see `thresholds.answers`. None for values.
-    half_width_N : float array, shape (N,)
-        Half the width of each prediction interval; NaN where there is none.
-    """
-
-    __test__ = False  # no class of tests, for pytest
-
-    by_predictor: Predictions
-    weights_NE: np.ndarray
-    answers_N: np.ndarray | None
-    half_width_N: np.ndarray
-
-
-def predict_test_groups(
-    task: Task, arrays: Arrays, chosen: dict[Key, Chosen], gates: TrainedGates
-) -> TestPredictions:
-    """Predict every record once, by what was learned without its outer fold.
-
-    A predictor that has no output for a record (none of its experts has one) counts as if it said
-    what ``dummy`` says.
-    """
-    n, each = len(arrays.view_NLT), arrays.experts_of(task)
-    predictions: Predictions = {}
-    weights_NE = np.zeros((n, len(arrays.experts)), dtype=np.float32)
-    half_width_N = np.full(n, np.nan)
-    answers_N: np.ndarray | None = None
-    if task.kind != "regression":
-        several = task.kind == "multilabel"
-        answers_N = np.zeros((n, task.width) if several else n, dtype=bool if several else np.int64)
-    missing: Counter[str] = Counter()
-    for number, scope in enumerate(arrays.nested.scopes):
-        if scope == ALL:
-            continue
-        training, test = arrays.nested.training(scope), arrays.nested.test(scope)
-        filler_BC = dummy(task, arrays.targets[task.name][training], int(test.sum()))
-        choice = chosen[task.name, scope]
-        features = arrays.features.get(Fit(scope, None).key)
-        said: Predictions = {"dummy": filler_BC}
-        for name, mixture in _mixtures((task.name, scope), choice, each, gates).items():
-            predicted_BC, weights_BE = mixture.predict(
-                arrays.view_NLT[test],
-                arrays.outputs[task.name][number, test],
-                arrays.experts,
-                task,
-                None if features is None else features[test],
-            )
-            lacking = np.isnan(predicted_BC)
-            missing[name] += int(lacking.any(1).sum())
-            said[name] = np.where(lacking, filler_BC, predicted_BC)
-        weights_NE[test] = weights_BE  # the ensemble's: it is the last
-        said["deployed"] = said["ensemble"]
-        if answers_N is not None:
-            answers_N[test] = answers(task, said["deployed"], choice.thresholds)
-        if choice.half_width is not None:
-            half_width_N[test] = choice.half_width
-        for name, predicted_BC in said.items():
-            empty = np.zeros((n, task.width), dtype=np.float32)
-            predictions.setdefault(name, empty)[test] = predicted_BC
-    for name, count in missing.items():
-        if count:
-            say(f"{task.name}: {name} has no output for {count:,} records; counted as the dummy's")
-    order = [*each, *(name for name in OTHER_PREDICTORS if name in predictions)]
-    by_predictor = {name: predictions[name] for name in order}
-    return TestPredictions(by_predictor, weights_NE, answers_N, half_width_N)
-
-
-def _mixtures(
-    key: Key, choice: Chosen, each: list[str], gates: TrainedGates
-) -> dict[str, GateEnsemble]:
-    """Return a scope's predictors by name; the ensemble is the last."""
-    plain = {
-        **{name: {name: 1.0} for name in each},
-        "uniform": dict.fromkeys(each, 1.0),
-        "stacking": choice.stacking,
-    }
-    if choice.absolute_stacking:
-        plain["absolute_stacking"] = choice.absolute_stacking
-    return {
-        **{name: GateEnsemble([(1, constant_gate(given))]) for name, given in plain.items()},
-        "gate": GateEnsemble([(1, gates[*key, choice.best])]),
-        "ensemble": choice.ensemble(key, gates),
-    }
-
-
 def judge(
-    task: Task, said: TestPredictions, arrays: Arrays, chosen: dict[Key, Chosen]
+    task: Task,
+    truth_N: np.ndarray,
+    repeats: Sequence[Repeat],
+    nested: Sequence[Nested],
+    names: list[str],
+    seed: int,
 ) -> dict[str, Any]:
-    """Return what results.json says of one task."""
-    truth_N, nested = arrays.targets[task.name], arrays.nested
-    predictions = said.by_predictor
-    where = (nested.outer_N, nested.group_N)
+    """Return what results.json says of one task.
+
+    Parameters
+    ----------
+    task : Task
+    truth_N : float array, shape (N,), or (N, C) for several labels
+    repeats, nested : sequences of R
+        What each repeat's predictors say, and its folds.
+    names : list of str
+        The experts'.
+    seed : int
+    """
+    said = [repeat.said[task.name] for repeat in repeats]
+    predictions = {
+        name: np.stack([one.by_predictor[name] for one in said]) for name in said[0].by_predictor
+    }
+    answers = [one.answers_N for one in said if one.answers_N is not None]
+    half_width_RN = np.stack([one.half_width_N for one in said])
+    where = (np.stack([one.outer_N for one in nested]), nested[0].group_N)
     judged = judge_predictors(
-        task, truth_N, predictions, said.answers_N, said.half_width_N, *where, seed=arrays.seed
+        task,
+        truth_N,
+        predictions,
+        np.stack(answers) if answers else None,
+        half_width_RN,
+        *where,
+        seed=seed,
     )
+    decisions = {
+        scope if number == 1 else f"{scope}, repeat {number}": decision
+        for number, repeat in enumerate(repeats, start=1)
+        for scope, decision in repeat.decisions[task.name].items()
+    }
     return {
         **judged,
         "n": int(known(truth_N).sum()),
         "comparisons": compare(
-            task,
-            truth_N,
-            predictions,
-            judged["predictors"],
-            arrays.experts_of(task),
-            *where,
-            seed=arrays.seed,
+            task, truth_N, predictions, judged["predictors"], names, *where, seed=seed
         ),
-        "decisions": {
-            scope: {
-                "way": choice.way,
-                "losses": choice.losses,
-                "gain_of_gates": choice.gain,
-                "standard_error": choice.error,
-                "calibration": choice.calibration.kind,
-                "plain_gate": choice.best_plain,
-                "thresholds": dict(zip(task.classes, choice.thresholds, strict=False)),
-            }
-            for (name, scope), choice in chosen.items()
-            if name == task.name
-        },
+        "decisions": decisions,
     }
 
 
@@ -323,10 +241,25 @@ def _overlap(made_by: dict[str, Any], experiment: Experiment) -> list[str]:
     return list(overlap(made_by["pretraining_corpora"], source))
 
 
-def _facts_of_stages(config: Config) -> dict[str, dict[str, Any]]:
+def _facts_of_stages(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """Seconds and memory of the finished stages, by name."""
-    facts = {f"expert {name}": facts_of(expert_folder(config, name)) for name in config.experts}
-    return {**facts, "gate search": facts_of(gate_folder(config))}
+    facts: dict[str, dict[str, Any]] = {}
+    for one in experiment.repeats:
+        config = one.config
+        for name in config.experts:
+            facts[one.called(f"expert {name}")] = facts_of(expert_folder(config, name))
+        facts[one.called("gate search")] = facts_of(gate_folder(config))
+        if one.repeat > 1:
+            facts[one.called("ensemble")] = facts_of(ensemble_folder(config))
+    return facts
+
+
+def _repeats(experiment: Experiment) -> dict[str, Any]:
+    """What results.json says on repeats, and the seed of each; nothing where there is one."""
+    if len(experiment.repeats) == 1:
+        return {}
+    seeds = [one.config.seed for one in experiment.repeats]
+    return {"repeats": len(seeds), "seeds": seeds}
 
 
 def _example(experiment: Experiment) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from enecg.gate.space import GateChoice
 from enecg.gate.trial import Arrays, cross_validate, refit
 from enecg.gate.tuning import Trial
 from enecg.nested import Nested
-from enecg.results import predict_test_groups
+from enecg.out_of_fold import predict_test_groups
 from enecg.signals import LEADS
 from enecg.stage1.adapted import save_outputs
 

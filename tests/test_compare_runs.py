@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enecg.compare_runs import compare_runs
+from enecg.compare_runs import compare_runs, comparison_table
 from enecg.errors import UserError
 from enecg.evaluation.kept_predictions import FILE, OutOfFold, write_predictions
 from enecg.tasks import Task
@@ -96,6 +96,48 @@ def test_runs_that_cannot_be_paired_are_refused(
         compare_runs(a, b)
 
 
+def repeated(error: float, seed: int, repeats: int) -> list[OutOfFold]:
+    """Each repeat with other folds, its records in another order."""
+    found = []
+    for number in range(repeats):
+        rng = np.random.default_rng([9, number])
+        order, folds = rng.permutation(N), rng.integers(3, size=N).astype(str)
+        one = age(error, seed + number)
+        found.append(
+            replace(
+                one, repeat=number, record_N=one.record_N[order], group_N=one.group_N[order],
+                fold_N=folds[order], target_N=one.target_N[order],
+                predictions={name: said[order] for name, said in one.predictions.items()},
+            )
+        )  # fmt: skip
+    return found
+
+
+def test_repeats_are_compared_each_on_its_own_folds_as_far_as_both_runs_have_them(
+    tmp_path: Path,
+) -> None:
+    a = run_folder(tmp_path / "a", *repeated(3, 10, 3))
+    b = run_folder(tmp_path / "b", *repeated(9, 20, 3))
+    c = run_folder(tmp_path / "c", *repeated(9, 20, 2))
+    found = compare_runs(a, b)["tasks"]["age"]
+    mae = found["metrics"]["mae"]
+    assert (found["repeats"]["compared"], len(mae["folds"]), mae["verdict"]) == (3, 9, "better")
+    assert mae["mean"] == pytest.approx(mae["first"] - mae["second"])
+    fewer = compare_runs(a, c)["tasks"]["age"]
+    told = comparison_table(compare_runs(a, c)).caption
+    assert told == "repeats: A has 3, B 2; compared: the 2 of both"
+    assert comparison_table(compare_runs(a, b)).caption is None
+    assert (
+        fewer["repeats"] == {"compared": 2, "first": 3, "second": 2}
+        and fewer["metrics"]["mae"]["folds"] == mae["folds"][:6]
+    )
+    other = repeated(9, 20, 3)
+    other[2] = _other_folds(other[2])
+    d = run_folder(tmp_path / "d", *other)
+    with pytest.raises(UserError, match=r"task age, repeat 3: .* have other folds"):
+        compare_runs(a, d)
+
+
 def test_the_job_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     run_folder(tmp_path / "a", age(3, 1))
     run_folder(tmp_path / "b", age(9, 2))
@@ -105,6 +147,8 @@ def test_the_job_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "better" in done.stdout and "MAE" in done.stdout
     assert json.loads((tmp_path / "found.json").read_text())["tasks"]["age"]["n"] == N
+    again = subprocess.run([*job, *given], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, "an earlier comparison is replaced"
     lacking = [*job, "--runs", tmp_path / "a", tmp_path / "none"]
     done = subprocess.run(lacking, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

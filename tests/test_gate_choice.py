@@ -21,7 +21,8 @@ from enecg.gate.ensemble import (
 from enecg.gate.network import constant_gate
 from enecg.gate.trial import Arrays
 from enecg.nested import Nested
-from enecg.results import judge, predict_test_groups
+from enecg.out_of_fold import predict_test_groups, said_in
+from enecg.results import judge
 from problems import AGE, GENDER
 
 N = 400
@@ -167,8 +168,8 @@ def test_results_compare_the_ensemble_with_what_is_plainer() -> None:
     given = arrays((5, 5, 30))
     gates = {("age", scope, 0): constant_gate({"e0": 1.0}) for scope in given.nested.scopes}
     chosen = chosen_of(given)
-    said = predict_test_groups(AGE, given, chosen, gates)
-    found = judge(AGE, said, given, chosen)
+    said = said_in([AGE], given, chosen, gates)
+    found = judge(AGE, given.targets["age"], [said], [given.nested], given.experts, given.seed)
     comparisons = found["comparisons"]
     assert set(comparisons) == {"best_expert", "uniform", "stacking"}
     assert comparisons["best_expert"]["against"] in ("e0", "e1")

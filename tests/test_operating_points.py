@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import precision_score, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
-from enecg.evaluation.operating_points import RATES, operating_points, share, wilson
+from enecg.evaluation.operating_points import (
+    RATES,
+    Share,
+    described_share,
+    operating_points,
+    wilson,
+)
 from enecg.tasks import Task
 
 BINARY = Task("af", "classification", classes=("no", "yes"))
 RHYTHM = Task("rhythm", "classification", classes=("SR", "AFIB", "SARRH"))
 SEVERAL = Task("dx", "multilabel", classes=("AF", "LBBB"))
+
+
+def share(*given: Any) -> dict[str, Any] | None:
+    """A share in one repeat."""
+    return described_share([Share.of(*given)])
 
 
 def test_of_two_classes_the_rates_are_scikit_learns_of_the_second_one() -> None:
@@ -109,3 +122,39 @@ def test_a_small_fold_weighs_as_much_as_a_large_one_and_widens_the_interval() ->
 def test_fewer_than_ten_records_have_no_interval_but_their_number() -> None:
     found = share(np.ones(9, bool), np.ones(9, bool), np.zeros(9, int), np.arange(9), 1)
     assert found == {"mean": 1.0, "folds": [1.0], "n": 9}
+
+
+@pytest.mark.parametrize("task", [BINARY, RHYTHM, SEVERAL])
+def test_rates_of_repeats_are_the_mean_of_theirs_and_count_the_patients_once(task: Task) -> None:
+    rng = np.random.default_rng(3)
+    several = task.kind == "multilabel"
+    truth = rng.integers(2 if several else task.width, size=(200, 2) if several else 200)
+    truth = truth.astype(float)
+    truth[5] = np.nan
+    names = np.arange(200) // 2
+    said = [np.where(rng.random(truth.shape) < 0.8, np.nan_to_num(truth), 1) for _ in range(2)]
+    said = [one.astype(bool if several else int) for one in said]
+    fold = np.stack([names % 3, (names // 3) % 4])
+    both = operating_points(task, truth, np.stack(said), fold, names)
+    alone = [operating_points(task, truth, *one, names) for one in zip(said, fold, strict=True)]
+    same = operating_points(task, truth, np.stack(said[:1] * 2), fold[[0, 0]], names)
+    for pick in [lambda of: of] if task is BINARY else [
+        lambda of, name=name: of["classes"][name] for name in task.classes
+    ]:  # fmt: skip
+        for rate in RATES:
+            first, second, mean = (pick(of)[rate] for of in (*alone, both))
+            assert mean["folds"] == first["folds"] + second["folds"]
+            assert mean["mean"] == pytest.approx(np.mean(mean["folds"]))
+            assert mean["n"] == min(first["n"], second["n"])
+            widths = [one["ci95"][1] - one["ci95"][0] for one in (first, second, mean)]
+            assert 0.9 * min(widths[:2]) < widths[2] < 1.1 * max(widths[:2])
+            np.testing.assert_allclose(pick(same)[rate]["ci95"], first["ci95"], rtol=1e-12)
+
+
+def test_a_repeat_without_the_class_leaves_folds_out() -> None:
+    truth, names = np.array([1.0, 0.0, 0.0, 1.0]), list("abcd")
+    fold = np.array([[0, 0, 1, 1], [0, 1, 1, 0]])
+    never, always = np.zeros(4, int), np.ones(4, int)
+    found = operating_points(BINARY, truth, np.stack([never, always]), fold, names)
+    assert found["ppv"] == {"mean": 0.5, "folds": [1.0, 0.0], "n": 0, "defined_in": 2}
+    assert found["sensitivity"]["folds"] == [0.0, 0.0, 1.0] and found["sensitivity"]["n"] == 2

@@ -101,7 +101,7 @@ def experiment(**stage1: Any) -> Any:
         }
     )  # fmt: skip
     nested = SimpleNamespace(
-        scopes=["0", "1", "all"], inner_models=[None] * 6, outer_N=[0] * 100_000
+        scopes=["0", "1", "all"], inner_models=[None] * 6, outer_N=[0] * 100_000, deployed=True
     )
     store = SimpleNamespace(fingerprint="f")
     return SimpleNamespace(config=config, nested=nested, store=store, tasks=config.task_list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,28 @@ def test_it_is_the_plan_of_a_local_cluster(
     assert drawn() == in_cluster
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     assert "when there is room" not in drawn()
+
+
+def test_what_repeats_cost_is_told_below_the_table(
+    synthetic_store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads on the same features, or all trained anew; a backbone is measured once."""
+    values = settings(synthetic_store.path, tmp_path / "run")
+    measured = []
+    cost = plan.Cost(0.01, 0.01, 100)
+    monkeypatch.setattr(plan, "cost_of", lambda expert: measured.append(expert.name) or cost)
+    console = Console(width=100, file=io.StringIO())
+    for repeats in (1, 4):
+        experiment = open_experiment(parse_config(values | {"repeats": repeats}))
+        todo, table = plan_experts(experiment)
+        assert len(todo) == 2 * repeats
+        assert [work.experiment.repeat for work in todo] == sorted([*range(1, repeats + 1)] * 2)
+        assert sum(work.job.to_embed > 0 for work in todo) == 1, "features serve all repeats"
+        console.print(table)
+    written = console.file
+    assert isinstance(written, io.StringIO)
+    told = " ".join(written.getvalue().split())
+    assert told.count("more repeats") == 1
+    assert re.search(r"3 more repeats .* rocket 3 × about .* \(heads, on the same features\)", told)
+    assert re.search(r"dlinear 3 × about .* \(backbone and heads trained anew\)", told)
+    assert sorted(measured) == ["dlinear", "dlinear", "rocket", "rocket"]

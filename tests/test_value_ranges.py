@@ -49,3 +49,9 @@ def test_coverage_and_width_of_labelled_records() -> None:
     )
     assert found == {"coverage": 0.5, "mean_width": 2.0, "n": 2}
     assert coverage_and_width(np.array([np.nan]), np.zeros(1), np.ones(1)) is None
+
+
+def test_coverage_and_width_over_repeats_count_each_record_once() -> None:
+    target, low = np.array([1.0, 5.0, np.nan]), np.array([[0.0, 0.0, 0.0], [0.0, np.nan, 0.0]])
+    found = coverage_and_width(target, low, low + np.array([[2.0], [5.0]]))
+    assert found == {"coverage": pytest.approx(2 / 3), "mean_width": 3.0, "n": 2}

@@ -29,7 +29,7 @@ def compare(
 
     Parameters
     ----------
-    predictions : mapping of str to array, shape (B, C)
+    predictions : mapping of str to array, shape (B, C), or (R, B, C) for R repeats
         By predictor.
     predictors : mapping
         Their metrics; the best expert is picked by these, which flatters it slightly.

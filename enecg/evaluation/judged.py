@@ -93,13 +93,15 @@ class Judged:
             mean_contributions([fold[metric] for fold in folds]) for folds in self._contributions
         ]
 
-    def confidences(self) -> list[Floats]:
-        """Return the probability of each answer, of every fold of every repeat with labels."""
+    def confidences(self) -> list[list[Floats]]:
+        """Return the probability of each answer, by repeat and fold with labels."""
         return [
-            confidences(self.task, self.truth_B[rows], predicted_BC[rows])[0]
+            [
+                confidences(self.task, self.truth_B[rows], predicted_BC[rows])[0]
+                for rows in folds
+                if rows.size
+            ]
             for predicted_BC, folds in zip(self.prediction_RBC, self.rows, strict=True)
-            for rows in folds
-            if rows.size
         ]
 
     @cached_property

@@ -4,7 +4,8 @@
 
 ============  =====================================================================================
 task          the task's name
-repeat, fold  which cross-validation, and in which outer fold the record was a test record
+repeat, fold  which cross-validation, from 0, and in which of its outer folds the record was a
+              test record
 record_id, group_id
 predictor     as in results.json
 target        the value, or the class's number; null where missing, and of several labels
@@ -64,6 +65,7 @@ class OutOfFold:
     ----------
     task : Task
     repeat : int
+        From 0.
     record_N, group_N, fold_N : arrays of str, shape (N,)
     target_N : float array, shape (N,), or (N, C) for several labels
         NaN where missing.

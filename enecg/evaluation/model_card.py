@@ -12,6 +12,7 @@ from enecg.evaluation.wording import (
     answers_note,
     comparison_sentences,
     decision_sentence,
+    folds_named,
     interval_note,
     metrics_of,
     with_interval,
@@ -122,9 +123,9 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
             "",
             "## Results",
             "",
-            f"{results['n']:,} labelled records, cross-validated by group: mean over folds [95 % "
-            "interval]. These are results of the procedure; this bundle is the procedure on all "
-            f"groups. {interval_note(results)}",
+            f"{results['n']:,} labelled records, cross-validated by group: mean over "
+            f"{folds_named(facts['config'])} [95 % interval]. These are results of the procedure; "
+            f"this bundle is the procedure on all groups. {interval_note(results)}",
             "",
             "| metric | deployed |",
             "|---|---|",

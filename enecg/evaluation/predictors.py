@@ -35,12 +35,13 @@ def judge_predictors(
     ----------
     task : Task
     truth_N : float array, shape (N,), or (N, C) for several labels
-    predictions : mapping of str to array, shape (N, C)
+    predictions : mapping of str to array, shape (N, C), or (R, N, C) for R repeats
         By predictor; ``deployed`` is one of them.
     answers_N : array or None
         What ``deployed`` answers by threshold, see `thresholds.answers`; None for values. The
-        others answer with the most probable class, or each label from 0.5 on.
-    half_width_N : float array, shape (N,)
+        others answer with the most probable class, or each label from 0.5 on. With R repeats it
+        has an axis more in front.
+    half_width_N : float array, shape (N,), or (R, N)
         Half the width of each prediction interval of ``deployed``; NaN where there is none.
     fold_N, group_N, seed
         As for `intervals.fold_summary`.
@@ -55,7 +56,7 @@ def judge_predictors(
         for name, predicted in predictions.items()
     }
     if answers_N is None:
-        value_N = predictions[DEPLOYED][:, 0].astype(np.float64)
+        value_N = predictions[DEPLOYED][..., 0].astype(np.float64)
         covered = coverage_and_width(truth_N, value_N - half_width_N, value_N + half_width_N)
         ranges = {} if covered is None else {"prediction_interval": {"share": COVERAGE, **covered}}
         return {"predictors": found, **ranges}

@@ -26,6 +26,7 @@ from enecg.evaluation.wording import (
     best,
     comparison_sentences,
     decision_sentence,
+    folds_named,
     interval_note,
     metrics_of,
     no_output_note,
@@ -83,14 +84,17 @@ def write_report(
     tasks : iterable of Task
         The tasks in it, in the order to show them.
     out_of_sample : mapping of str to (float array (B,), float array (B, C)), optional
-        By task: labels (NaN where missing) and the ensemble's predictions for test records.
+        By task: labels (NaN where missing) and the ensemble's predictions for test records, of the
+        first repeat.
     gate_weights : mapping of str to mapping, optional
         By task: the mean gate weight of each expert on test records.
     trials : DataFrame, optional
-        The gate search's trials, as `search.trials_table` gives them.
+        The gate search's trials, as `search.trials_table` gives them, of the first repeat.
     drawings : mapping of str to bytes, optional
         SVG or PNG files by the caption to show them under, such as ECGs by `paper.draw_ecg`.
     """
+    folds = folds_named(results.get("config", {}))
+    which = "" if folds == "folds" else ", of the first repeat"
     parts = [f"<h1>EnECG results</h1>\n{_header(results)}"]
     for task in tasks:
         predictors = results["tasks"][task.name]["predictors"]
@@ -106,25 +110,26 @@ def write_report(
             parts.append(
                 _figure(
                     metric_figure(task, predictors),
-                    "Dot: mean over folds; line: its 95 % interval, models trained anew; ticks: "
-                    "the folds.",
+                    f"Dot: mean over {folds}; line: its 95 % interval, models trained anew; "
+                    "ticks: the folds.",
                 )
             )
         if out_of_sample and task.name in out_of_sample:
             drawn = prediction_figure(task, *out_of_sample[task.name])
-            parts.append(_figure(drawn, "The ensemble's predictions for test records."))
+            parts.append(_figure(drawn, f"The ensemble's predictions for test records{which}."))
             if task.kind != "regression":
                 drawn = reliability_figure(task, *out_of_sample[task.name])
-                parts.append(_figure(drawn, "Reliability on test records; bars: 95 % intervals."))
+                caption = f"Reliability on test records{which}; bars: 95 % intervals."
+                parts.append(_figure(drawn, caption))
         if gate_weights and task.name in gate_weights:
             drawn = weight_figure(gate_weights[task.name])
             parts.append(_figure(drawn, "Mean gate weight of each expert on test records."))
     if trials is not None:
         parts += [
             "<h2>Gate search</h2>",
-            f'<p class="note">{len(trials):,} trials, {int(trials["finished"].sum()):,} of them '
-            "finished. All losses are out-of-fold on training groups; they describe the search "
-            "and say nothing of test records.</p>",
+            f'<p class="note">{len(trials):,} trials{which}, '
+            f"{int(trials['finished'].sum()):,} of them finished. All losses are out-of-fold on "
+            "training groups; they describe the search and say nothing of test records.</p>",
         ]
         names = [*results["config"]["experts"]]
         parts += [_figure(content, of) for of, content in search_figures(trials, names).items()]
@@ -191,7 +196,8 @@ def _header(results: Mapping[str, Any]) -> str:
         f"<dl>{rows}</dl>\n"
         '<p class="note">Cross-validation by group (the records of a patient, and identical '
         "signals): no group is in both training and test. "
-        f"Numbers are means over folds. {escape(interval_note(results))} What other test patients "
+        f"Numbers are means over {folds_named(results.get('config', {}))}. "
+        f"{escape(interval_note(results))} What other test patients "
         "alone would change, the models being given, is in results.json. The calibration error "
         "is debiased; “if calibrated” is what a perfectly calibrated model would show with so many "
         "records. The best expert is "

@@ -78,6 +78,11 @@ def reporting_items(
                 else f"{folds} outer folds by hash of seed {config['seed']} and group (records of "
                 "a subject and identical signals stay together)"
             )
+            + (
+                f", the whole repeated {config['repeats']} times with other folds"
+                if config.get("repeats", 1) > 1
+                else ""
+            )
             + f", inner folds: {config['inner_folds']}; see folds.csv",
         ),
         Item(

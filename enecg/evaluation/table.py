@@ -15,6 +15,7 @@ from enecg.evaluation.metrics import main_metric
 from enecg.evaluation.wording import (
     METRIC_NAMES,
     best,
+    folds_named,
     interval_note,
     metrics_of,
     no_output_note,
@@ -61,7 +62,7 @@ def _table(results: Mapping[str, Any], tasks: list[Task], shown: int) -> Table:
     table = Table(box=SIMPLE, show_header=False, padding=(0, 1, 0, 0), caption_justify="left")
     seen = seen_in_pretraining(results)
     notes = [
-        "mean over folds [95 % interval]; * best",
+        f"mean over {folds_named(results.get('config', {}))} [95 % interval]; * best",
         interval_note(results),
         pretraining_note(results),
         no_output_note(results),

@@ -110,22 +110,22 @@ def answers(task: Task, prediction_BC: Floats, thresholds: tuple[float, ...]) ->
 
     Parameters
     ----------
-    prediction_BC : array, shape (B, C)
+    prediction_BC : array, shape (B, C), or (R, B, C) for R repeats
         Probabilities, without NaN.
     thresholds : tuple of C floats
         What `choose_thresholds` gave; empty: the most probable class, or each label from 0.5 on.
 
     Returns
     -------
-    int array, shape (B,), or bool array, shape (B, C), for several labels
+    int array, shape (B,), or bool array, shape (B, C), for several labels; R of them for repeats
         One class: the one whose log-odds lie furthest above those of its threshold.
     """
     if task.kind == "multilabel":
         return np.asarray(prediction_BC >= (np.array(thresholds) if thresholds else 0.5))
     if not thresholds:
-        return np.asarray(prediction_BC.argmax(1))
+        return np.asarray(prediction_BC.argmax(-1))
     odds_BC = logit(np.clip(prediction_BC.astype(np.float64), _EDGE, 1 - _EDGE))
-    return np.asarray((odds_BC - logit(np.clip(thresholds, _EDGE, 1 - _EDGE))).argmax(1))
+    return np.asarray((odds_BC - logit(np.clip(thresholds, _EDGE, 1 - _EDGE))).argmax(-1))
 
 
 def as_probabilities(task: Task, answers_B: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

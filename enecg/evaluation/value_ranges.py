@@ -55,14 +55,26 @@ def fit_half_width(
 def coverage_and_width(target_B: Floats, low_B: Floats, high_B: Floats) -> dict[str, float] | None:
     """Return the share of labelled records inside their interval, and the mean width.
 
-    None where no record has both a label and an interval.
+    Parameters
+    ----------
+    target_B : array, shape (B,)
+        NaN where missing.
+    low_B, high_B : arrays, shape (B,), or (R, B) for R repeats
+        NaN where there is no interval.
+
+    Returns
+    -------
+    dict, or None
+        ``coverage``, ``mean_width``, and ``n``, the records they are of. None where no record has
+        both a label and an interval.
     """
-    rows = known(target_B) & ~np.isnan(low_B) & ~np.isnan(high_B)
-    if not rows.any():
+    low_RB, high_RB = np.atleast_2d(low_B), np.atleast_2d(high_B)
+    there_RB = known(target_B) & ~np.isnan(low_RB) & ~np.isnan(high_RB)
+    if not there_RB.any():
         return None
-    inside_B = (target_B[rows] >= low_B[rows]) & (target_B[rows] <= high_B[rows])
+    inside_RB = (target_B >= low_RB) & (target_B <= high_RB)
     return {
-        "coverage": float(inside_B.mean()),
-        "mean_width": float((high_B[rows] - low_B[rows]).mean()),
-        "n": int(rows.sum()),
+        "coverage": float(inside_RB[there_RB].mean()),
+        "mean_width": float((high_RB[there_RB] - low_RB[there_RB]).mean()),
+        "n": int(there_RB.any(axis=0).sum()),
     }

@@ -191,6 +191,18 @@ def comparison_sentences(task: Task, comparisons: Mapping[str, Any]) -> list[str
     return sentences
 
 
+def folds_named(config: Mapping[str, Any]) -> str:
+    """Say what means are over: ``folds``, or those of all repeats.
+
+    Parameters
+    ----------
+    config : mapping
+        The settings of a run, as in results.json; of none, where a finished bundle is judged.
+    """
+    repeats = config.get("repeats", 1)
+    return "folds" if repeats == 1 else f"the folds of {repeats} repeats"
+
+
 def interval_note(results: Mapping[str, Any]) -> str:
     """Say what the intervals in a table mean.
 

@@ -34,13 +34,14 @@ from enecg.run_folder import begin, finish, is_done
 from enecg.stage1.adapted import load_outputs, save_outputs
 from enecg.stage1.jobs import expert_fingerprint, expert_folder
 
+GATE = "gate"
 VIEWS, FEATURES = "views.safetensors", "features.safetensors"
 TRIALS, TABLE = "trials.json", "trials.parquet"
 
 
 def gate_folder(config: Config) -> Path:
     """Return where the search's results stand."""
-    return Path(config.run_dir) / "gate"
+    return Path(config.run_dir) / GATE
 
 
 def drawn_choices(config: Config) -> list[GateChoice]:
@@ -86,18 +87,28 @@ def _inputs_fingerprint(experiment: Experiment) -> str:
 
 
 def search_gate(experiment: Experiment) -> None:
-    """Run every trial that has not run yet; leaves predictions and a table in the run folder.
+    """Run every trial that has not run yet, repeat after repeat.
+
+    Each leaves predictions and a table in its run folder.
 
     Raises
     ------
     JobFailed
         An expert's results are missing, or a trial failed.
     """
-    config = experiment.config
+    for one in experiment.repeats:
+        _search(one)
+
+
+def _search(experiment: Experiment) -> None:
+    """Search in one repeat."""
+    config, called = experiment.config, experiment.called("gate search")
     folder, print_ = gate_folder(config), gate_fingerprint(experiment)
     if is_done(folder, print_):
-        say("gate search: done before, kept")
+        say(f"{called}: done before, kept")
         return
+    if experiment.repeat > 1:
+        say(called)
     started = time.monotonic()
     begin(folder, _inputs_fingerprint(experiment))  # trials of these inputs are good for any search
     drop_damaged(folder)
@@ -189,7 +200,7 @@ def run_trials(config: Config, folder: Path, arrays: Arrays) -> tuple[list[Trial
 
 
 def load_arrays(experiment: Experiment) -> Arrays:
-    """Gather what gates learn from; what they see of the signals is computed once per search.
+    """Gather what gates learn from; what they see of the signals is computed in the first repeat.
 
     Raises
     ------
@@ -213,7 +224,7 @@ def load_arrays(experiment: Experiment) -> Arrays:
         answering[task.name] = [name for name in names if task.name in found[name]]
         none = np.full_like(found[answering[task.name][0]][task.name], np.nan)
         outputs[task.name] = np.stack([found[name].get(task.name, none) for name in names], axis=2)
-    views_path = gate_folder(config) / VIEWS
+    views_path = experiment.first_run / GATE / VIEWS
     if not views_path.exists():
         save_outputs(views_path, {"view_NLT": gate_views(experiment.store)})
     return Arrays(

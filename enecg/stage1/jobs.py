@@ -30,7 +30,15 @@ from enecg.stage1.board import Board, watch
 from enecg.stage1.embed import BATCH, Decoder, compute_features, missing
 from enecg.stage1.feature_store import FeatureStore
 from enecg.stage1.head_space import head_choices
-from enecg.stage1.plan import Job, job_of, plan_table, shortage, startable
+from enecg.stage1.plan import (
+    Job,
+    job_of,
+    measured,
+    plan_table,
+    repeats_line,
+    shortage,
+    startable,
+)
 from enecg.stage1.worker import FAILED, MICRO_BATCH, train_expert
 
 RESTARTS = 3
@@ -65,8 +73,11 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
         changes_nothing |= {"epochs", "patience", "batch_size", "micro_batch", "learning_rate",
                             "weight_decay", "clip", "zero_stage", "head_trials"}  # fmt: skip
     heads = [choice.model_dump() for choice in head_choices(config.stage1, config.seed)]
+    # Runs keep the fingerprint that they had before there were repeats, which deploy nothing.
+    repeated = {} if experiment.nested.deployed else {"deployed": False}
     return fingerprint(
-        {
+        repeated
+        | {
             "version": [__version__, REVISION],
             "records": experiment.store.fingerprint,
             "tasks": [vars(task) for task in answered(experiment.tasks, expert.spec)],
@@ -81,10 +92,14 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
 
 @dataclass(frozen=True)
 class Work:
-    """One expert that has something to do.
+    """One expert that has something to do in one repeat.
 
     Attributes
     ----------
+    experiment : Experiment
+        The repeat.
+    name : str
+        The expert's, in the config.
     job : Job
         What its training needs.
     expert : Expert
@@ -97,20 +112,27 @@ class Work:
         What it has outputs for.
     """
 
+    experiment: Experiment
+    name: str
     job: Job
     expert: Expert
     features: FeatureStore | None
     print: str
     tasks: list[str]
 
+    @property
+    def folder(self) -> Path:
+        """Where its results stand."""
+        return expert_folder(self.experiment.config, self.name)
+
 
 def plan_experts(experiment: Experiment) -> tuple[list[Work], Table]:
-    """Find out what is to be done; nothing is started.
+    """Find out what is to be done, in all repeats; nothing is started.
 
     Returns
     -------
     list of Work
-        For the experts that are not done yet, in the config's order.
+        For the experts that are not done yet: repeat by repeat, in the config's order.
     Table
         The plan for people to read.
 
@@ -119,34 +141,44 @@ def plan_experts(experiment: Experiment) -> tuple[list[Work], Table]:
     UserError
         A job needs more than the cluster has.
     """
-    config = experiment.config
+    config, repeats = experiment.config, experiment.repeats
     todo: list[Work] = []
     kept: list[str] = []
     for name, settings in config.experts.items():
         expert = experts.load(settings.backbone(name), weights=settings.weights, **settings.options)
-        print_ = expert_fingerprint(experiment, name, expert)
-        if is_done(expert_folder(config, name), print_):
-            kept.append(name)
-            continue
-        if config.stage1.augment and not settings.frozen and expert.prepares_on == "cpu":
-            raise UserError(
-                f"stage1.augment: {name} is prepared before training, by CPU workers; train it "
-                "without (augment: [])"
-            )
-        features, lacking = None, 0
-        if settings.frozen:
-            features = FeatureStore.of(config.features_dir, expert, config.stage1.feature_format)
-            lacking = len(missing(experiment.store.index, features.keys()))
-        rate = features.rate() if features is not None else None
-        job = job_of(experiment, name, expert, lacking, rate)
-        tasks = [task.name for task in answered(experiment.tasks, expert.spec)]
-        todo.append(Work(job, expert, features, print_, tasks))
-    limit = most_side_by_side(config)
-    return todo, plan_table([work.job for work in todo], kept, limit)
+        cost = measured(expert, settings)
+        features, lacking, rate = None, None, None
+        for one in repeats:
+            print_ = expert_fingerprint(one, name, expert)
+            if is_done(expert_folder(one.config, name), print_):
+                kept.append(one.called(name))
+                continue
+            if config.stage1.augment and not settings.frozen and expert.prepares_on == "cpu":
+                raise UserError(
+                    f"stage1.augment: {name} is prepared before training, by CPU workers; train it "
+                    "without (augment: [])"
+                )
+            if settings.frozen and lacking is None:
+                format_ = config.stage1.feature_format
+                features = FeatureStore.of(config.features_dir, expert, format_)
+                lacking, rate = len(missing(one.store.index, features.keys())), features.rate()
+            job = job_of(one, name, expert, lacking or 0, rate, cost)
+            lacking = 0 if settings.frozen else None  # the first job to come computes them for all
+            tasks = [task.name for task in answered(one.tasks, expert.spec)]
+            todo.append(Work(one, name, job, expert, features, print_, tasks))
+    todo.sort(key=lambda work: work.experiment.repeat)
+    first = [work.job for work in todo if work.experiment.repeat == 1]
+    further = {
+        name: [w.job for w in todo if w.name == name and w.experiment.repeat > 1]
+        for name in config.experts
+    }
+    kept_first = [name for name in config.experts if name in kept]
+    line = repeats_line(further, len(kept) - len(kept_first), len(repeats))
+    return todo, plan_table(first, kept_first, most_side_by_side(config), line)
 
 
 def train_experts(experiment: Experiment) -> None:
-    """Bring every expert's results up to date; those that are, are left alone.
+    """Bring every expert's results up to date in all repeats; those that are, are left alone.
 
     Raises
     ------
@@ -158,7 +190,8 @@ def train_experts(experiment: Experiment) -> None:
     config = experiment.config
     todo, plan = plan_experts(experiment)
     names = {work.job.name for work in todo}
-    for name in config.experts:
+    every = [one.called(name) for one in experiment.repeats for name in config.experts]
+    for name in every:
         if name not in names:
             say(f"{name}: done before, kept")
     if not todo:
@@ -172,9 +205,9 @@ def train_experts(experiment: Experiment) -> None:
     peaks: dict[str, float] = {}
     for work in todo:
         name = work.job.name
-        begin(expert_folder(config, name), work.print)
+        begin(work.folder, work.print)
         try:
-            datasets[name], peaks[name] = _inputs(experiment, work)
+            datasets[name], peaks[name] = _inputs(work)
         except Exception as error:  # one expert's failure must not stop the others
             failures[name] = last_line(error)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -213,7 +246,7 @@ def train_experts(experiment: Experiment) -> None:
         for job in startable([work.job for work in waiting], busy, limit):
             work = next(work for work in waiting if work.job is job)
             waiting.remove(work)
-            future = pool.submit(_run_job, config, work, datasets[job.name], peaks[job.name], board)
+            future = pool.submit(_run_job, work, datasets[job.name], peaks[job.name], board)
             running[job.name] = (work, future)
         mind_lost_machines([*(w.job for w, _ in running.values()), *(w.job for w in waiting)])
         return not running and not waiting
@@ -224,9 +257,9 @@ def train_experts(experiment: Experiment) -> None:
         pool.shutdown(wait=False, cancel_futures=True)  # an interrupt must not wait for training
     if failures:
         reasons = "; ".join(f"{name}: {why}" for name, why in failures.items())
-        done = [name for name in config.experts if name not in failures]
+        done = [name for name in every if name not in failures]
         raise JobFailed(
-            f"{len(failures)} of {len(config.experts)} experts failed – {reasons}. "
+            f"{len(failures)} of {len(every)} experts failed – {reasons}. "
             f"Kept: {', '.join(done) or 'none'}; the same command tries the failed ones again"
         )
 
@@ -234,12 +267,12 @@ def train_experts(experiment: Experiment) -> None:
 def most_side_by_side(config: Config) -> int:
     """Return how many experts may train side by side, if there is room."""
     wanted = config.stage1.max_parallel
-    return len(config.experts) if wanted == "auto" else wanted
+    return len(config.experts) * config.repeats if wanted == "auto" else wanted
 
 
-def _inputs(experiment: Experiment, work: Work) -> tuple[Any, float]:
+def _inputs(work: Work) -> tuple[Any, float]:
     """The Ray dataset a job reads: features where the backbone is frozen, else signals."""
-    settings = experiment.config.experts[work.job.name]
+    experiment, settings = work.experiment, work.experiment.config.experts[work.name]
     if work.features is None:
         signals = experiment.store.dataset()
         if work.expert.prepares_on == "cpu":
@@ -260,18 +293,20 @@ def _inputs(experiment: Experiment, work: Work) -> tuple[Any, float]:
     return read_parquet([str(path) for path in work.features.parts]), peak
 
 
-def _run_job(config: Config, work: Work, dataset: Any, peak: float, board: Any) -> None:
+def _run_job(work: Work, dataset: Any, peak: float, board: Any) -> None:
     """Run one expert's job to its end and take its results into the run folder."""
     started = time.monotonic()
-    name, job = work.job.name, work.job
-    folder = expert_folder(config, name)
+    config, name, job, folder = work.experiment.config, work.job.name, work.job, work.folder
     board.post.remote(name, state="starting")
     options = ray.data.ExecutionOptions(preserve_order=True)
     trainer = TorchTrainer(
         train_expert,
         train_loop_config={
-            "config": config.located().model_dump(),
-            "expert": name,
+            # A worker has to do with its own repeat alone.
+            "config": config.located().model_copy(update={"repeats": 1}).model_dump(),
+            "deployed": work.experiment.nested.deployed,
+            "expert": work.name,
+            "job": name,
             "tasks": work.tasks,
             "heads": [choice.model_dump() for choice in head_choices(config.stage1, config.seed)],
             "folder": str(folder.resolve()),

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,7 +155,14 @@ def startable(waiting: Sequence[Job], running: Sequence[Job], limit: int) -> lis
     return chosen
 
 
-def job_of(experiment: Experiment, name: str, expert: Expert, to_embed: int, rate: Any) -> Job:
+def job_of(
+    experiment: Experiment,
+    name: str,
+    expert: Expert,
+    to_embed: int,
+    rate: Any,
+    cost: Callable[[], Cost | None] | None = None,
+) -> Job:
     """Plan one expert's job.
 
     Parameters
@@ -165,6 +173,8 @@ def job_of(experiment: Experiment, name: str, expert: Expert, to_embed: int, rat
         Records that have no features yet.
     rate : float or None
         Records per second that were embedded the last time.
+    cost : callable, optional
+        Gives what `cost_of` gives, where that has been measured.
 
     Raises
     ------
@@ -174,19 +184,21 @@ def job_of(experiment: Experiment, name: str, expert: Expert, to_embed: int, rat
     config = experiment.config
     settings = config.experts[name]
     workers, gpus = config.stage1.workers, gpus_of(config, settings)
+    cost = cost or measured(expert, settings)
     spent: float | None
     if settings.frozen:
         heads = spent = _head_seconds(experiment, expert, settings)
         if to_embed:
-            cost = Cost(0.0, 1 / rate, 0) if rate is not None else cost_of(expert)
-            spent = None if cost is None else heads + to_embed * (cost.prepare + cost.embed)
+            each = Cost(0.0, 1 / rate, 0) if rate is not None else cost()
+            spent = None if each is None else heads + to_embed * (each.prepare + each.embed)
     else:
-        spent = _train_seconds(experiment, settings, cost_of(expert.train()))
+        spent = _train_seconds(experiment, settings, cost())
     memory = _memory_mb(experiment, expert, settings)
     apart = config.stage1.placement == "strict_spread"
-    job = Job(name, settings.adaptation, workers, gpus, apart, to_embed, memory, spent)
+    called = experiment.called(name)
+    job = Job(called, settings.adaptation, workers, gpus, apart, to_embed, memory, spent)
     if (lacks := shortage(job)) is not None:
-        raise UserError(f"{name}: stage1.workers = {workers} needs {lacks}")
+        raise UserError(f"{called}: stage1.workers = {workers} needs {lacks}")
     return job
 
 
@@ -207,10 +219,11 @@ NARROWEST = 6
 """Characters of a column, also on a narrow terminal."""
 
 
-def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
-    """Return the plan for people to read."""
+def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int, repeated: str = "") -> Table:
+    """Return the plan for people to read; what is ``repeated`` stands below."""
     table = Table("expert", "adaptation", "to embed", "workers", "GPUs each", "memory each",
                   "time, at most", "starts", title="stage 1", title_justify="left",
+                  caption=cell(repeated) if repeated else None, caption_justify="left",
                   box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)  # fmt: skip
     for column in table.columns:
         column.overflow = "fold"
@@ -233,12 +246,44 @@ def plan_table(jobs: Sequence[Job], kept: Sequence[str], limit: int) -> Table:
     return table
 
 
+def repeats_line(jobs: Mapping[str, Sequence[Job]], kept: int, repeats: int) -> str:
+    """Return what further repeats cost, in words; nothing where there are none.
+
+    Parameters
+    ----------
+    jobs : mapping of str to sequence of Job
+        By expert: what is to be done in repeats after the first.
+    kept : int
+        How many of them are done before.
+    repeats : int
+        Of the whole cross-validation, the first one included.
+    """
+    if repeats == 1:
+        return ""
+    said = []
+    for name, [job, *others] in ((name, of) for name, of in jobs.items() if of):
+        each = "not known yet" if job.seconds is None else f"about {duration(job.seconds)}"
+        frozen = job.adaptation in ("head", "head_lora")
+        what = "heads, on the same features" if frozen else "backbone and heads trained anew"
+        said.append(f"{name} {1 + len(others)} × {each} ({what})")
+    said += [f"{kept} done before, kept"] if kept else []
+    return (
+        f"{repeats - 1} more repeats with other folds, at most: {'; '.join(said)}. "
+        "Gate search and ensemble are done in each."
+    )
+
+
 class Cost(NamedTuple):
     """What one record takes of a backbone: seconds to prepare and to embed it, bytes between."""
 
     prepare: float
     embed: float
     size: int
+
+
+def measured(expert: Expert, settings: ExpertSettings) -> Callable[[], Cost | None]:
+    """Return a function that measures a backbone as it will be used, once."""
+    return cache(lambda: cost_of(expert if settings.frozen else expert.train()))
 
 
 def cost_of(expert: Expert) -> Cost | None:

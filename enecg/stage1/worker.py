@@ -45,9 +45,10 @@ def train_expert(loop: dict[str, Any]) -> None:
     Parameters
     ----------
     loop : dict
-        ``config`` (the experiment's settings), ``expert`` (its name there), ``heads`` (the
-        feed-forward heads to try), ``folder`` (the expert's, that all workers see), ``board`` (an
-        actor that shows progress).
+        ``config`` (the experiment's settings), ``deployed`` (whether something is trained on all
+        groups), ``expert`` (its name there), ``job`` (what it is called on the board), ``heads``
+        (the feed-forward heads to try), ``folder`` (the expert's, that all workers see), ``board``
+        (an actor that shows progress).
     """
     config = parse_config(loop["config"])
     name: str = loop["expert"]
@@ -67,10 +68,10 @@ def train_expert(loop: dict[str, Any]) -> None:
     stage1 = config.stage1
     if halved := (folder / MICRO_BATCH).exists():
         stage1 = stage1.model_copy(update=read_sealed_json(folder / MICRO_BATCH))
-    experiment = open_experiment(config)
+    experiment = open_experiment(config, loop["deployed"])
     tasks = [task for task in experiment.tasks if task.name in loop["tasks"]]
     setup = Setup(tasks, experiment.nested, experiment.targets, stage1, settings, config.seed)
-    session = _session(name, rank, loop["board"], config.stage1.checkpoint_seconds)
+    session = _session(loop["job"], rank, loop["board"], config.stage1.checkpoint_seconds)
     resumed = session.resume_from
     try:
         feed = _feed(experiment, name, stage1, device, rank, world)
@@ -86,13 +87,15 @@ def train_expert(loop: dict[str, Any]) -> None:
                 device,
                 _in_bf16(stage1, device),
             )
+        if not experiment.nested.deployed:
+            outcome.adapted.clear()  # its outputs are all that is used
         left = Path(tempfile.mkdtemp(prefix="enecg-outcome-"))
         if rank == 0:
             write_outcome(left, outcome)
     except JobFailed as failure:  # every worker fails alike; trying again would change nothing
         left = _folder_with(FAILED, {"why": one_line(failure)})
     except torch.OutOfMemoryError:
-        _out_of_memory(folder, name, stage1, world, halved, loop["board"])
+        _out_of_memory(folder, loop["job"], stage1, world, halved, loop["board"])
         raise
     if resumed is not None:
         shutil.rmtree(resumed, ignore_errors=True)

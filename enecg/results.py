@@ -45,7 +45,7 @@ from enecg.stage1.jobs import expert_folder
 from enecg.tasks import Task, known
 
 Predictions = dict[str, np.ndarray]
-REVISION = 2
+REVISION = 3
 """Raised whenever results.json says other things of the same predictions: it is written anew."""
 
 
@@ -180,6 +180,8 @@ class TestPredictions:
         What ``deployed`` answers: see `thresholds.answers`. None for values.
     half_width_N : float array, shape (N,)
         Half the width of each prediction interval; NaN where there is none.
+    thresholds_NC : float array, shape (N, C)
+        What ``deployed`` answers by; 0.5 where there is no threshold.
     """
 
     __test__ = False  # no class of tests, for pytest
@@ -188,6 +190,7 @@ class TestPredictions:
     weights_NE: np.ndarray
     answers_N: np.ndarray | None
     half_width_N: np.ndarray
+    thresholds_NC: np.ndarray
 
 
 def predict_test_groups(
@@ -202,6 +205,7 @@ def predict_test_groups(
     predictions: Predictions = {}
     weights_NE = np.zeros((n, len(each)), dtype=np.float32)
     half_width_N = np.full(n, np.nan)
+    thresholds_NC = np.full((n, task.width), 0.5)
     answers_N: np.ndarray | None = None
     if task.kind != "regression":
         several = task.kind == "multilabel"
@@ -230,6 +234,7 @@ def predict_test_groups(
         said["deployed"] = said["ensemble"]
         if answers_N is not None:
             answers_N[test] = answers(task, said["deployed"], choice.thresholds)
+            thresholds_NC[test] = choice.thresholds or 0.5
         if choice.half_width is not None:
             half_width_N[test] = choice.half_width
         for name, predicted_BC in said.items():
@@ -240,7 +245,7 @@ def predict_test_groups(
             say(f"{task.name}: {name} has no output for {count:,} records; counted as the dummy's")
     order = [*each, *(name for name in OTHER_PREDICTORS if name in predictions)]
     by_predictor = {name: predictions[name] for name in order}
-    return TestPredictions(by_predictor, weights_NE, answers_N, half_width_N)
+    return TestPredictions(by_predictor, weights_NE, answers_N, half_width_N, thresholds_NC)
 
 
 def _mixtures(
@@ -269,7 +274,14 @@ def judge(
     predictions = said.by_predictor
     where = (nested.outer_N, nested.group_N)
     judged = judge_predictors(
-        task, truth_N, predictions, said.answers_N, said.half_width_N, *where, seed=arrays.seed
+        task,
+        truth_N,
+        predictions,
+        said.answers_N,
+        said.half_width_N,
+        *where,
+        seed=arrays.seed,
+        thresholds_NC=said.thresholds_NC,
     )
     return {
         **judged,

@@ -1,9 +1,17 @@
 """Sensitivity, specificity and predictive values of answers, by class, with intervals.
 
 These shares of few records have an interval of their own: Wilson's (JASA 1927) for the mean over
-folds, with an effective number of records. That number is smaller where records of one patient go
-together (their design effect; Kish 1965), and where models are trained anew (the factor of Nadeau
-and Bengio, see `procedure_interval`).
+folds, with an effective number of records. That number is smaller
+
+* where records of one patient go together (their design effect; Kish 1965);
+* where models are trained anew (the factor of Nadeau and Bengio, and what folds differ by beyond
+  their test records, as in `procedure_interval`);
+* by where the threshold comes to lie. A training moves it as a whole, sensitivity one way and
+  specificity the other, in all folds alike, so that folds do not show it. No model knows a class's
+  log-odds better than its n training patients, e of them with the class, tell: to a standard error
+  of √(1/e + 1/(n − e)). By how much a share moves over that is added.
+
+`benchmarks/coverage.py` simulates what they cover.
 """
 
 from __future__ import annotations
@@ -13,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
+from scipy.stats import t as student
 
 from enecg.evaluation.events import LEAST_EVENTS
 from enecg.evaluation.procedure_interval import retraining_factor
@@ -22,7 +30,6 @@ from enecg.tasks import Task, known
 Mask = npt.NDArray[np.bool_]
 
 RATES = ("sensitivity", "specificity", "ppv", "npv")
-_Z = float(norm.ppf(0.975))
 
 
 def operating_points(
@@ -31,6 +38,7 @@ def operating_points(
     answers_B: npt.NDArray[Any],
     fold_B: npt.NDArray[np.integer],
     group_B: Sequence[str] | npt.NDArray[Any],
+    margin_BC: npt.NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
     """Return how often answers are right, by class.
 
@@ -44,14 +52,18 @@ def operating_points(
         What `thresholds.answers` gives.
     fold_B : int array, shape (B,)
     group_B : sequence of str, length B
+    margin_BC : float array, shape (B, C), optional
+        What `thresholds.margins` gives, for models that would be trained anew; not for a finished
+        one.
 
     Returns
     -------
     dict
         Of two classes: `RATES` of the second one. Else ``classes``: `RATES` by class. Each rate
         has ``mean`` (over the folds where it is defined), ``folds``, ``n`` (records it is a share
-        of), ``ci95`` where that is ten or more, and ``defined_in`` where that is not every fold.
-        One that is defined in no fold is absent. Nothing for a regression.
+        of), ``ci95`` where they are of ten groups or more (else ``events``, their number, where
+        there are ten records), and ``defined_in`` where that is not every fold. One that is
+        defined in no fold is absent. Nothing for a regression.
     """
     if task.kind == "regression":
         return {}
@@ -65,27 +77,63 @@ def operating_points(
         every = np.arange(task.width)
         holds_BC = truth_B[rows].astype(int)[:, None] == every
         said_BC = np.asarray(answers_B)[rows][:, None] == every
+    margin_BC = None if margin_BC is None else margin_BC[rows]
+
+    def of_class(place: int) -> dict[str, Any]:
+        margin_B = None if margin_BC is None else margin_BC[:, place]
+        return _rates(holds_BC[:, place], said_BC[:, place], margin_B, folds, names, n_folds)
+
     if task.kind == "classification" and task.width == 2:
-        return _rates(holds_BC[:, 1], said_BC[:, 1], folds, names, n_folds)
-    return {
-        "classes": {
-            name: _rates(holds_BC[:, place], said_BC[:, place], folds, names, n_folds)
-            for place, name in enumerate(task.classes)
-        }
-    }
+        return of_class(1)
+    return {"classes": {name: of_class(place) for place, name in enumerate(task.classes)}}
 
 
 def _rates(
     holds_B: Mask,
     said_B: Mask,
+    margin_B: npt.NDArray[np.floating] | None,
     fold_B: npt.NDArray[np.integer],
     group_B: npt.NDArray[np.integer],
     n_folds: int,
 ) -> dict[str, Any]:
-    right_B = holds_B == said_B
-    of = dict(zip(RATES, (holds_B, ~holds_B, said_B, ~said_B), strict=True))
-    found = {name: share(right_B, of_B, fold_B, group_B, n_folds) for name, of_B in of.items()}
+    moved = dict.fromkeys(RATES, 0.0)
+    if margin_B is not None and n_folds > 1:
+        step = _threshold_error(holds_B, group_B)
+        ends = [_means(holds_B, margin_B >= by, fold_B, n_folds) for by in (-step, step)]
+        here = _means(holds_B, said_B, fold_B, n_folds)
+        low, high = (np.where(np.isnan(end), here, end) for end in ends)
+        moved = dict(zip(RATES, np.nan_to_num((high - low) / 2) ** 2, strict=True))
+    found = {
+        name: share(holds_B == said_B, of_B, fold_B, group_B, n_folds, moved[name])
+        for name, of_B in zip(RATES, _counted(holds_B, said_B), strict=True)
+    }
     return {name: rate for name, rate in found.items() if rate is not None}
+
+
+def _counted(holds_B: Mask, said_B: Mask) -> tuple[Mask, ...]:
+    """Return which records each of `RATES` is a share of."""
+    return holds_B, ~holds_B, said_B, ~said_B
+
+
+def _means(
+    holds_B: Mask, said_B: Mask, fold_B: npt.NDArray[np.integer], n_folds: int
+) -> npt.NDArray[np.float64]:
+    """Return each of `RATES`, its mean over the folds that have it; NaN where none has."""
+    right_B = holds_B == said_B
+    means = []
+    for of_B in _counted(holds_B, said_B):
+        counted = np.bincount(fold_B[of_B], minlength=n_folds)
+        right = np.bincount(fold_B[of_B & right_B], minlength=n_folds)
+        having = counted > 0
+        means.append(np.mean(right[having] / counted[having]) if having.any() else np.nan)
+    return np.array(means)
+
+
+def _threshold_error(holds_B: Mask, group_B: npt.NDArray[np.integer]) -> float:
+    """Return the standard error of a class's log-odds in this many groups; 0 with all or none."""
+    n = np.unique(group_B).size
+    events = n * float(holds_B.mean()) if n else 0.0
+    return float(np.sqrt(1 / events + 1 / (n - events))) if 0.0 < events < n else 0.0
 
 
 def share(
@@ -94,6 +142,7 @@ def share(
     fold_B: npt.NDArray[np.integer],
     group_B: npt.NDArray[np.integer],
     n_folds: int,
+    moved: float = 0.0,
 ) -> dict[str, Any] | None:
     """Return the share of some records that are right, over folds; None where there is none.
 
@@ -104,6 +153,8 @@ def share(
     fold_B, group_B : int arrays, shape (B,)
         Folds are numbered from 0.
     n_folds : int
+    moved : float
+        Variance of the share that comes from where the threshold lies.
     """
     sizes = [int((fold_B == fold).sum()) for fold in range(n_folds)]
     inside = [rows for fold in range(n_folds) if (rows := of_B & (fold_B == fold)).any()]
@@ -114,11 +165,21 @@ def share(
     found: dict[str, Any] = {"mean": mean, "folds": folds, "n": n}
     if len(folds) < n_folds:
         found["defined_in"] = len(folds)
-    if n >= LEAST_EVENTS:
+    groups = np.unique(group_B[of_B]).size
+    if groups >= LEAST_EVENTS:
         # The mean over folds weighs a small fold as much as a large one.
         as_if = len(inside) ** 2 / sum(1 / int(rows.sum()) for rows in inside)
-        factor = _design_effect(right_B[of_B], group_B[of_B]) * retraining_factor(sizes)
-        found["ci95"] = wilson(mean, as_if / factor)
+        effect = _design_effect(right_B[of_B], group_B[of_B])
+        # The variance of one record, kept off 0 so that it can be compared with other variances.
+        rounded = (mean * as_if + 1) / (as_if + 2)
+        one = rounded * (1 - rounded)
+        test = one * effect / as_if
+        excess = max(0.0, float(np.var(folds, ddof=1)) / len(folds) - test) if folds[1:] else 0.0
+        variance = retraining_factor(sizes) * test + excess + moved
+        freedom = (len(folds) - 1) * (variance / excess) ** 2 if excess else np.inf
+        found["ci95"] = wilson(mean, one / variance, freedom)
+    elif n >= LEAST_EVENTS:
+        found["events"] = groups
     return found
 
 
@@ -136,8 +197,16 @@ def _design_effect(right_N: Mask, group_N: npt.NDArray[np.integer]) -> float:
     return max(1.0, float((off_G**2).sum() / (len(right_N) * mean * (1 - mean))))
 
 
-def wilson(share_: float, n: float) -> list[float]:
-    """Return Wilson's 95 % interval of a share of ``n`` records; ``n`` need not be whole."""
-    centre = (share_ + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * np.sqrt(share_ * (1 - share_) / n + _Z**2 / (4 * n**2))
-    return [float(max(0.0, centre - half)), float(min(1.0, centre + half))]
+def wilson(share_: float, n: float, freedom: float = np.inf) -> list[float]:
+    """Return Wilson's 95 % interval of a share of ``n`` records; ``n`` need not be whole.
+
+    ``freedom``: degrees of freedom of the variance that ``n`` stands for.
+    """
+    z = float(student.ppf(0.975, freedom))
+    centre = (share_ + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share_ * (1 - share_) / n + z**2 / (4 * n**2))
+    # The share itself is inside, whatever was rounded: at 0 or 1 it is an end.
+    return [
+        float(max(0.0, min(centre - half, share_))),
+        float(min(1.0, max(centre + half, share_))),
+    ]

@@ -13,6 +13,7 @@ from rich.table import Table
 from enecg.errors import UserError
 from enecg.evaluation.comparisons import verdict_of
 from enecg.evaluation.events import OF_ANSWERS
+from enecg.evaluation.folds import ordered
 from enecg.evaluation.intervals import paired_difference
 from enecg.evaluation.kept_predictions import FILE, OutOfFold, read_predictions
 from enecg.evaluation.metrics import score
@@ -154,7 +155,8 @@ def _predictor(a: OutOfFold, b: OutOfFold, wanted: str | None) -> str:
 
 
 def _compared(a: OutOfFold, b: OutOfFold, predictor: str) -> dict[str, Any]:
-    names, fold_N = np.unique(a.fold_N, return_inverse=True)
+    names = ordered(a.fold_N)
+    fold_N = np.array([names.index(fold) for fold in a.fold_N.astype(str)])
     metrics: dict[str, Any] = {}
     for metric in score(a.task, a.target_N, a.predictions[predictor]):
         if metric == "ece":  # its smallest value is a boundary: a difference has no interval

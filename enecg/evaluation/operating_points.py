@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from enecg.evaluation.events import LEAST_EVENTS
 from enecg.evaluation.procedure_interval import retraining_factor
@@ -202,7 +202,7 @@ def wilson(share_: float, n: float, freedom: float = np.inf) -> list[float]:
 
     ``freedom``: degrees of freedom of the variance that ``n`` stands for.
     """
-    z = float(student.ppf(0.975, freedom))
+    z = float(stdtrit(freedom, 0.975))
     centre = (share_ + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share_ * (1 - share_) / n + z**2 / (4 * n**2))
     # The share itself is inside, whatever was rounded: at 0 or 1 it is an end.

@@ -269,10 +269,10 @@ def cross_validated(
     if fewest < LEAST_EVENTS and only_with_events:
         return None
     predictions = np.zeros((2, setting.repeats, setting.n, task.width))
-    chosen_BC = np.full((setting.n, task.width), 0.5)
-    said_B = np.zeros(setting.n, dtype=int)
+    chosen_RBC = np.full(predictions.shape[1:], 0.5)
+    said_RB = np.zeros(fold_RB.shape, dtype=int)
     rows = [[np.flatnonzero(fold_B == fold) for fold in range(setting.folds)] for fold_B in fold_RB]
-    with_rates = task.kind == "classification" and setting.repeats == 1
+    with_rates = task.kind == "classification"
     for repeat, folds in enumerate(rows):
         for test in folds:
             rest = np.delete(np.arange(setting.n), test)
@@ -281,8 +281,8 @@ def cross_validated(
                 predictions[learner, repeat, test] = predict(setting, model, x[test])
             if with_rates:
                 chosen = thresholds(setting, x[rest], y[rest], patient[rest], 0, rng)
-                chosen_BC[test] = chosen
-                said_B[test] = answers(task, predictions[0, repeat, test], chosen)
+                chosen_RBC[repeat, test] = chosen
+                said_RB[repeat, test] = answers(task, predictions[0, repeat, test], chosen)
 
     def judged(predicted_RBC: Array) -> Judged:
         of_folds = [
@@ -293,14 +293,14 @@ def cross_validated(
 
     made = Simulated([judged(one) for one in predictions], fewest >= LEAST_EVENTS)
     if with_rates:
-        first, where = predictions[0, 0], (fold_RB[0], group_B)
+        first, where = predictions[0], (fold_RB, group_B)
         for after, said, given in (
             ("", answers(task, first, ()), None),
-            (BY_THRESHOLD, said_B, chosen_BC),
+            (BY_THRESHOLD, said_RB, chosen_RBC),
         ):
             found = operating_points(task, y, said, *where, margins(task, first, given))
             made.operating |= {rate + after: one for rate, one in found.items()}
-        made.by_threshold = judged(as_probabilities(task, said_B)[None].astype(float))
+        made.by_threshold = judged(as_probabilities(task, said_RB).astype(float))
     if task.kind == "regression":
         half = fit_half_width(task, predictions[0, 0], y)
         assert half is not None

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.metrics import precision_score, recall_score
 from statsmodels.stats.proportion import proportion_confint
 
-from enecg.evaluation.operating_points import RATES, operating_points, share, wilson
+from enecg.evaluation.operating_points import (
+    RATES,
+    Share,
+    described_share,
+    operating_points,
+    wilson,
+)
 from enecg.evaluation.wording import with_interval
 from enecg.tasks import Task
 
 BINARY = Task("af", "classification", classes=("no", "yes"))
 RHYTHM = Task("rhythm", "classification", classes=("SR", "AFIB", "SARRH"))
 SEVERAL = Task("dx", "multilabel", classes=("AF", "LBBB"))
+
+
+def share(*given: Any) -> dict[str, Any] | None:
+    """A share in one repeat."""
+    return described_share([Share.of(*given)])
 
 
 def test_of_two_classes_the_rates_are_scikit_learns_of_the_second_one() -> None:

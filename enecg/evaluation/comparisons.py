@@ -32,7 +32,7 @@ def compare(
 
     Parameters
     ----------
-    predictions : mapping of str to array, shape (B, C)
+    predictions : mapping of str to array, shape (B, C), or (R, B, C) for R repeats
         By predictor; NaN where one has no output. Compared are records where both have one.
     predictors : mapping
         Their metrics, of which the main one is compared; the best expert and the best plain
@@ -61,13 +61,14 @@ def compare(
         if other is None or other not in predictions or our_name not in predictions:
             continue
         both = [np.asarray(predictions[predictor]) for predictor in (our_name, other)]
-        rows = ~np.isnan(np.concatenate(both, axis=1)).any(1)
-        ours, theirs = (one[rows] for one in both)
+        lacking = np.isnan(np.concatenate(both, axis=-1)).any(-1)
+        rows = ~np.atleast_2d(lacking).any(0)
+        ours, theirs = (one[..., rows, :] for one in both)
         truth = np.asarray(truth_B)[rows]
         if not known(truth).any():
             continue
         difference = paired_difference(
-            task, metric, truth, ours, theirs, fold_B[rows], group_B[rows], seed=seed
+            task, metric, truth, ours, theirs, fold_B[..., rows], group_B[rows], seed=seed
         )
         if difference is None:
             continue

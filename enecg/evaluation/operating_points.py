@@ -17,6 +17,8 @@ folds, with an effective number of records. That number is smaller
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
@@ -49,10 +51,10 @@ def operating_points(
     truth_B : float array, shape (B,), or (B, C) for several labels
         NaN where the label is missing.
     answers_B : int array, shape (B,), or bool array, shape (B, C)
-        What `thresholds.answers` gives.
-    fold_B : int array, shape (B,)
+        What `thresholds.answers` gives; with an axis more in front for R repeats.
+    fold_B : int array, shape (B,), or (R, B)
     group_B : sequence of str, length B
-    margin_BC : float array, shape (B, C), optional
+    margin_BC : float array, shape (B, C), or (R, B, C), optional
         What `thresholds.margins` gives, for models that would be trained anew; not for a finished
         one.
 
@@ -61,27 +63,32 @@ def operating_points(
     dict
         Of two classes: `RATES` of the second one. Else ``classes``: `RATES` by class. Each rate
         has ``mean`` (over the folds where it is defined), ``folds``, ``n`` (records it is a share
-        of), ``ci95`` where they are of ten groups or more (else ``events``, their number, where
-        there are ten records), and ``defined_in`` where that is not every fold. One that is
-        defined in no fold is absent. Nothing for a regression.
+        of, in the repeat where these are fewest), ``ci95`` where they are of ten groups or more
+        (else ``events``, their number, where there are ten records), and ``defined_in`` where that
+        is not every fold. One that is defined in no fold is absent. Nothing for a regression.
     """
     if task.kind == "regression":
         return {}
     rows = known(truth_B)
     names = np.unique(np.asarray(group_B, dtype=str)[rows], return_inverse=True)[1]
-    every_fold, fold_B = np.unique(fold_B, return_inverse=True)
-    folds, n_folds = fold_B[rows], len(every_fold)
+    fold_RB = np.atleast_2d(fold_B)
+    n_repeats = len(fold_RB)
+    answers_RB = np.asarray(answers_B).reshape(n_repeats, *np.shape(answers_B)[-truth_B.ndim :])
+    folds = [np.unique(of_repeat, return_inverse=True) for of_repeat in fold_RB]
+    where = [(number_B[rows], len(every)) for every, number_B in folds]
     if task.kind == "multilabel":
-        holds_BC, said_BC = truth_B[rows] > 0.5, np.asarray(answers_B)[rows]
+        holds_BC, said_RBC = truth_B[rows] > 0.5, answers_RB[:, rows]
     else:
         every = np.arange(task.width)
         holds_BC = truth_B[rows].astype(int)[:, None] == every
-        said_BC = np.asarray(answers_B)[rows][:, None] == every
-    margin_BC = None if margin_BC is None else margin_BC[rows]
+        said_RBC = answers_RB[:, rows, None] == every
+    margin_RBC = None
+    if margin_BC is not None:
+        margin_RBC = margin_BC.reshape(n_repeats, *np.shape(margin_BC)[-2:])[:, rows]
 
     def of_class(place: int) -> dict[str, Any]:
-        margin_B = None if margin_BC is None else margin_BC[:, place]
-        return _rates(holds_BC[:, place], said_BC[:, place], margin_B, folds, names, n_folds)
+        margin_RB = None if margin_RBC is None else margin_RBC[..., place]
+        return _rates(holds_BC[:, place], said_RBC[..., place], margin_RB, where, names)
 
     if task.kind == "classification" and task.width == 2:
         return of_class(1)
@@ -90,23 +97,27 @@ def operating_points(
 
 def _rates(
     holds_B: Mask,
-    said_B: Mask,
-    margin_B: npt.NDArray[np.floating] | None,
-    fold_B: npt.NDArray[np.integer],
+    said_RB: Mask,
+    margin_RB: npt.NDArray[np.floating] | None,
+    where: Sequence[tuple[npt.NDArray[np.integer], int]],
     group_B: npt.NDArray[np.integer],
-    n_folds: int,
 ) -> dict[str, Any]:
-    moved = dict.fromkeys(RATES, 0.0)
-    if margin_B is not None and n_folds > 1:
-        step = _threshold_error(holds_B, group_B)
-        ends = [_means(holds_B, margin_B >= by, fold_B, n_folds) for by in (-step, step)]
-        here = _means(holds_B, said_B, fold_B, n_folds)
-        low, high = (np.where(np.isnan(end), here, end) for end in ends)
-        moved = dict(zip(RATES, np.nan_to_num((high - low) / 2) ** 2, strict=True))
-    found = {
-        name: share(holds_B == said_B, of_B, fold_B, group_B, n_folds, moved[name])
-        for name, of_B in zip(RATES, _counted(holds_B, said_B), strict=True)
-    }
+    """`RATES` by name; ``where``: of every repeat, each record's fold, and how many there are."""
+    shares: dict[str, list[Share]] = {name: [] for name in RATES}
+    for repeat, (fold_B, n_folds) in enumerate(where):
+        said_B = said_RB[repeat]
+        moved = np.zeros(len(RATES))
+        if margin_RB is not None and n_folds > 1:
+            step = _threshold_error(holds_B, group_B)
+            ends = [
+                _means(holds_B, margin_RB[repeat] >= by, fold_B, n_folds) for by in (-step, step)
+            ]
+            here = _means(holds_B, said_B, fold_B, n_folds)
+            low, high = (np.where(np.isnan(end), here, end) for end in ends)
+            moved = np.nan_to_num((high - low) / 2) ** 2
+        for name, of_B, by in zip(RATES, _counted(holds_B, said_B), moved.tolist(), strict=True):
+            shares[name].append(Share.of(holds_B == said_B, of_B, fold_B, group_B, n_folds, by))
+    found = {name: described_share(of_repeats) for name, of_repeats in shares.items()}
     return {name: rate for name, rate in found.items() if rate is not None}
 
 
@@ -136,48 +147,89 @@ def _threshold_error(holds_B: Mask, group_B: npt.NDArray[np.integer]) -> float:
     return float(np.sqrt(1 / events + 1 / (n - events))) if 0.0 < events < n else 0.0
 
 
-def share(
-    right_B: Mask,
-    of_B: Mask,
-    fold_B: npt.NDArray[np.integer],
-    group_B: npt.NDArray[np.integer],
-    n_folds: int,
-    moved: float = 0.0,
-) -> dict[str, Any] | None:
-    """Return the share of some records that are right, over folds; None where there is none.
+@dataclass(frozen=True)
+class Share:
+    """The share of some records that are right, in one repeat.
 
-    Parameters
+    Attributes
     ----------
-    right_B, of_B : bool arrays, shape (B,)
-        Which records are right, and which count.
-    fold_B, group_B : int arrays, shape (B,)
-        Folds are numbered from 0.
-    n_folds : int
-    moved : float
-        Variance of the share that comes from where the threshold lies.
+    folds : list of float
+        In the folds where some of these records are.
+    n_folds, n, groups : int
+        Number of folds, of records, and of their groups.
+    effective : float
+        Effective number of records for the mean over folds; 0 where there are none.
+    unstable : float
+        Which part of the variance is what folds differ by beyond their test records.
     """
-    sizes = [int((fold_B == fold).sum()) for fold in range(n_folds)]
-    inside = [rows for fold in range(n_folds) if (rows := of_B & (fold_B == fold)).any()]
-    if not inside:
-        return None
-    folds = [float(right_B[rows].mean()) for rows in inside]
-    mean, n = float(np.mean(folds)), int(of_B.sum())
-    found: dict[str, Any] = {"mean": mean, "folds": folds, "n": n}
-    if len(folds) < n_folds:
-        found["defined_in"] = len(folds)
-    groups = np.unique(group_B[of_B]).size
-    if groups >= LEAST_EVENTS:
+
+    folds: list[float]
+    n_folds: int
+    n: int = 0
+    groups: int = 0
+    effective: float = 0.0
+    unstable: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        right_B: Mask,
+        of_B: Mask,
+        fold_B: npt.NDArray[np.integer],
+        group_B: npt.NDArray[np.integer],
+        n_folds: int,
+        moved: float = 0.0,
+    ) -> Share:
+        """Compute a share.
+
+        Parameters
+        ----------
+        right_B, of_B : bool arrays, shape (B,)
+            Which records are right, and which count.
+        fold_B, group_B : int arrays, shape (B,)
+            Folds are numbered from 0.
+        n_folds : int
+        moved : float
+            Variance of the share that comes from where the threshold lies.
+        """
+        sizes = [int((fold_B == fold).sum()) for fold in range(n_folds)]
+        inside = [rows for fold in range(n_folds) if (rows := of_B & (fold_B == fold)).any()]
+        if not inside:
+            return cls([], n_folds)
+        folds = [float(right_B[rows].mean()) for rows in inside]
         # The mean over folds weighs a small fold as much as a large one.
         as_if = len(inside) ** 2 / sum(1 / int(rows.sum()) for rows in inside)
-        effect = _design_effect(right_B[of_B], group_B[of_B])
         # The variance of one record, kept off 0 so that it can be compared with other variances.
-        rounded = (mean * as_if + 1) / (as_if + 2)
+        rounded = (float(np.mean(folds)) * as_if + 1) / (as_if + 2)
         one = rounded * (1 - rounded)
-        test = one * effect / as_if
+        test = one * _design_effect(right_B[of_B], group_B[of_B]) / as_if
         excess = max(0.0, float(np.var(folds, ddof=1)) / len(folds) - test) if folds[1:] else 0.0
         variance = retraining_factor(sizes) * test + excess + moved
-        freedom = (len(folds) - 1) * (variance / excess) ** 2 if excess else np.inf
-        found["ci95"] = wilson(mean, one / variance, freedom)
+        groups = np.unique(group_B[of_B]).size
+        return cls(folds, n_folds, int(of_B.sum()), groups, one / variance, excess / variance)
+
+
+def described_share(repeats: Sequence[Share]) -> dict[str, Any] | None:
+    """Return what results.json says of a share over repeats; None where it is defined in no fold.
+
+    Repeats judge the same patients, so they do not add to the effective number of records: it is
+    their harmonic mean, as if the variance of the mean over repeats were the mean of theirs, which
+    it is at most.
+    """
+    folds = [value for share in repeats for value in share.folds]
+    if not folds:
+        return None
+    mean, n = float(np.mean(folds)), min(share.n for share in repeats)
+    groups = min(share.groups for share in repeats)
+    found: dict[str, Any] = {"mean": mean, "folds": folds, "n": n}
+    if len(folds) < sum(share.n_folds for share in repeats):
+        found["defined_in"] = len(folds)
+    if groups >= LEAST_EVENTS:
+        unstable = float(np.mean([share.unstable for share in repeats]))
+        least = min(len(share.folds) for share in repeats) - 1
+        freedom = least / unstable**2 if unstable and least else np.inf
+        effective = harmonic_mean([share.effective for share in repeats])
+        found["ci95"] = wilson(mean, effective, freedom)
     elif n >= LEAST_EVENTS:
         found["events"] = groups
     return found

@@ -45,7 +45,7 @@ def judge_predictors(
         Half the width of each prediction interval of ``deployed``; NaN where there is none.
     fold_N, group_N, seed
         As for `intervals.fold_summary`.
-    thresholds_NC : float array, shape (N, C), optional
+    thresholds_NC : float array, shape (N, C), or (R, N, C), optional
         The thresholds that ``deployed`` answers by; where there is none, 0.5 for every class.
 
     Returns

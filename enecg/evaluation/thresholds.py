@@ -123,8 +123,8 @@ def answers(task: Task, prediction_BC: Floats, thresholds: tuple[float, ...]) ->
     if task.kind == "multilabel":
         return np.asarray(prediction_BC >= (np.array(thresholds) if thresholds else 0.5))
     if not thresholds:
-        return np.asarray(prediction_BC.argmax(1))
-    return np.asarray((_log_odds(prediction_BC) - _log_odds(np.array(thresholds))).argmax(1))
+        return np.asarray(prediction_BC.argmax(-1))
+    return np.asarray((_log_odds(prediction_BC) - _log_odds(np.array(thresholds))).argmax(-1))
 
 
 def margins(task: Task, prediction_BC: Floats, thresholds_BC: Floats | None) -> Floats:
@@ -132,14 +132,14 @@ def margins(task: Task, prediction_BC: Floats, thresholds_BC: Floats | None) -> 
 
     Parameters
     ----------
-    prediction_BC : array, shape (B, C)
+    prediction_BC : array, shape (B, C), or (R, B, C) for R repeats
         Probabilities, without NaN.
-    thresholds_BC : array, shape (B, C), or None
+    thresholds_BC : array of the same shape, or None
         What `choose_thresholds` gave for each record's scope; None: no thresholds.
 
     Returns
     -------
-    float64 array, shape (B, C)
+    float64 array of the same shape
         Negative where a class is not answered; of labels each by itself.
     """
     above_BC = _log_odds(prediction_BC)
@@ -148,9 +148,9 @@ def margins(task: Task, prediction_BC: Floats, thresholds_BC: Floats | None) -> 
     if task.kind == "multilabel":
         return above_BC
     if task.width == 2:  # one class's log-odds are the other's, turned round
-        return np.asarray((above_BC - above_BC[:, ::-1]) / 2)
-    second_B, first_B = np.sort(above_BC, axis=1)[:, -2:].T
-    others_BC = np.where(above_BC == first_B[:, None], second_B[:, None], first_B[:, None])
+        return np.asarray((above_BC - above_BC[..., ::-1]) / 2)
+    best_BC = np.sort(above_BC, axis=-1)
+    others_BC = np.where(above_BC == best_BC[..., -1:], best_BC[..., -2:-1], best_BC[..., -1:])
     return np.asarray(above_BC - others_BC)
 
 

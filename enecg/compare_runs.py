@@ -13,6 +13,7 @@ from rich.table import Table
 from enecg.errors import UserError
 from enecg.evaluation.comparisons import verdict_of
 from enecg.evaluation.events import OF_ANSWERS
+from enecg.evaluation.folds import ordered
 from enecg.evaluation.intervals import paired_difference
 from enecg.evaluation.kept_predictions import FILE, OutOfFold, read_predictions
 from enecg.evaluation.metrics import score
@@ -168,7 +169,7 @@ def _compared(a: list[OutOfFold], b: list[OutOfFold], predictor: str) -> dict[st
     one = a[0]
     if any(not np.array_equal(other.record_N, one.record_N) for other in a):
         raise UserError(f"task {one.task.name}: the repeats of one run hold different records")
-    fold_RN = np.stack([np.unique(of.fold_N, return_inverse=True)[1] for of in a])
+    fold_RN = np.stack([_numbered(of.fold_N) for of in a])
     metrics: dict[str, Any] = {}
     for metric in score(one.task, one.target_N, one.predictions[predictor]):
         if metric == "ece":  # its smallest value is a boundary: a difference has no interval
@@ -188,6 +189,12 @@ def _compared(a: list[OutOfFold], b: list[OutOfFold], predictor: str) -> dict[st
         "predictor": predictor,
         "metrics": metrics,
     }
+
+
+def _numbered(fold_N: Any) -> list[int]:
+    """Folds by number, in the order people count in."""
+    names = ordered(fold_N)
+    return [names.index(fold) for fold in fold_N.astype(str)]
 
 
 def _said(of: OutOfFold, predictor: str, metric: str) -> Any:

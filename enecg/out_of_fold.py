@@ -51,6 +51,8 @@ class TestPredictions:
         What ``deployed`` answers: see `thresholds.answers`. None for values.
     half_width_N : float array, shape (N,)
         Half the width of each prediction interval; NaN where there is none.
+    thresholds_NC : float array, shape (N, C)
+        What ``deployed`` answers by; 0.5 where there is no threshold.
     """
 
     __test__ = False  # no class of tests, for pytest
@@ -59,6 +61,7 @@ class TestPredictions:
     weights_NE: np.ndarray
     answers_N: np.ndarray | None
     half_width_N: np.ndarray
+    thresholds_NC: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def _write(folder: Path, repeat: Repeat) -> None:
     for task, said in repeat.said.items():
         arrays |= {f"{task}/said/{name}": one for name, one in said.by_predictor.items()}
         arrays |= {f"{task}/weights": said.weights_NE, f"{task}/half_width": said.half_width_N}
+        arrays[f"{task}/thresholds"] = said.thresholds_NC
         if said.answers_N is not None:
             arrays[f"{task}/answers"] = said.answers_N
     save_outputs(folder / SAID, arrays)
@@ -157,6 +161,7 @@ def _read(folder: Path, experiment: Experiment) -> Repeat:
             arrays[f"{task}/weights"],
             arrays.get(f"{task}/answers"),
             arrays[f"{task}/half_width"],
+            arrays[f"{task}/thresholds"],
         )
 
     said = {task.name: of_task(task.name) for task in experiment.tasks}
@@ -198,6 +203,7 @@ def predict_test_groups(
     predictions: Predictions = {}
     weights_NE = np.zeros((n, len(arrays.experts)), dtype=np.float32)
     half_width_N = np.full(n, np.nan)
+    thresholds_NC = np.full((n, task.width), 0.5)
     answers_N: np.ndarray | None = None
     if task.kind != "regression":
         several = task.kind == "multilabel"
@@ -226,6 +232,7 @@ def predict_test_groups(
         said["deployed"] = said["ensemble"]
         if answers_N is not None:
             answers_N[test] = answers(task, said["deployed"], choice.thresholds)
+            thresholds_NC[test] = choice.thresholds or 0.5
         if choice.half_width is not None:
             half_width_N[test] = choice.half_width
         for name, predicted_BC in said.items():
@@ -235,7 +242,7 @@ def predict_test_groups(
         if count:
             say(f"{task.name}: {name} has no output for {count:,} records; counted as the dummy's")
     by_predictor = {name: predictions[name] for name in _in_order(each, predictions)}
-    return TestPredictions(by_predictor, weights_NE, answers_N, half_width_N)
+    return TestPredictions(by_predictor, weights_NE, answers_N, half_width_N, thresholds_NC)
 
 
 def _mixtures(

@@ -40,7 +40,7 @@ from enecg.signals import LEADS
 from enecg.stage1.jobs import expert_folder
 from enecg.tasks import Task, known
 
-REVISION = 2
+REVISION = 3
 """Raised whenever results.json says other things of the same predictions: it is written anew."""
 
 
@@ -204,6 +204,7 @@ def judge(
         half_width_RN,
         *where,
         seed=seed,
+        thresholds_NC=np.stack([one.thresholds_NC for one in said]),
     )
     decisions = {
         scope if number == 1 else f"{scope}, repeat {number}": decision

@@ -14,7 +14,7 @@ from enecg.bundle import Bundle, load_bundles
 from enecg.cluster import connect
 from enecg.errors import UserError, did_you_mean
 from enecg.evaluation.comparisons import compare
-from enecg.evaluation.predictors import judge_predictors
+from enecg.evaluation.predictors import DEPLOYED, judge_predictors
 from enecg.evaluation.table import results_table
 from enecg.evaluation.thresholds import answers
 from enecg.evaluation.wording import comparison_sentences
@@ -48,9 +48,10 @@ def evaluate_file(bundle: Path, records: Place, output: Path, include_seen: bool
         JSON: ``bundle``, ``records``, ``commit``, ``same_records`` (true: these are the very
         records that the bundle was trained on), ``seen`` (how many records and subjects the bundle
         learned from, and how many records are ``judged``), ``experts`` and, per task, ``n``,
-        ``predictors`` and ``comparisons``, as in results.json; the one fold is the store, and
-        ``ci95`` is for the bundle as it is, since nothing is trained. An earlier file of this
-        kind is replaced, no other.
+        ``without_output`` (labelled records that a predictor has no output for), ``predictors``
+        and ``comparisons``, as in results.json; the one fold is the store, and ``ci95`` is for the
+        bundle as it is, since nothing is trained. An earlier file of this kind is replaced, no
+        other.
     include_seen : bool
         Judge also records that the bundle learned from, or whose subject it learned from.
 
@@ -189,6 +190,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Judge one task's predictors, rows in the order of the store's index.
 
+    As in a run, a predictor that has no output for a record (none of its experts has one) counts
+    as if it said what ``dummy`` says. A bundle of an earlier version holds no dummy: there each
+    predictor is judged by the records that it has an output for. How many labelled records it has
+    none for is said, and stands under ``without_output`` by predictor.
+
     Parameters
     ----------
     bundle : Bundle
@@ -200,26 +206,64 @@ def evaluate(
     """
     task = bundle.task
     predictions = predictors_of(bundle, table)
-    there = ~np.any([np.isnan(one).any(1) for one in predictions.values()], axis=0)
-    if lacking := int((known(target_N) & ~there).sum()):
-        say(f"{task.name}: {lacking:,} labelled records got no prediction and are left out")
-    predictions = {name: one[there] for name, one in predictions.items()}
-    where = (np.zeros(int(there.sum()), dtype=np.int64), index["group_id"].to_numpy()[there])
-    answers_N = None
-    if task.kind != "regression":
-        answers_N = answers(task, predictions["deployed"], bundle.ensemble.thresholds)
-    half = np.nan if bundle.ensemble.half_width is None else bundle.ensemble.half_width
-    half_N = np.full(int(there.sum()), half)
-    judged = judge_predictors(task, target_N[there], predictions, answers_N, half_N, *where)
+    lacking = {name: np.isnan(said_NC).any(1) for name, said_NC in predictions.items()}
+    counts = {name: int((known(target_N) & one).sum()) for name, one in lacking.items()}
+    counts = {name: count for name, count in counts.items() if count}
+    if bundle.dummy:
+        predictions = {
+            name: np.where(lacking[name][:, None], predictions["dummy"], said_NC)
+            for name, said_NC in predictions.items()
+        }
+    for name, count in counts.items():
+        then = "counted as the dummy's" if bundle.dummy else "left out of its figures"
+        say(f"{task.name}: {name} has no output for {count:,} labelled records; {then}")
+    group_N = index["group_id"].to_numpy()
+    judged = _judged(bundle, target_N, predictions, group_N)
     return {
-        "n": int((known(target_N) & there).sum()),
-        "without_prediction": lacking,
+        "n": int(known(target_N).sum()),
+        "without_output": counts,
         **judged,
         "comparisons": compare(
-            task, target_N[there], predictions, judged["predictors"], list(bundle.experts), *where,
-            seed=0,
+            task, target_N, predictions, judged["predictors"], list(bundle.experts),
+            np.zeros(len(target_N), dtype=np.int64), group_N, seed=0,
         ),
     }  # fmt: skip
+
+
+def _judged(
+    bundle: Bundle, target_N: np.ndarray, predictions: dict[str, np.ndarray], group_N: np.ndarray
+) -> dict[str, Any]:
+    """Judge every predictor by the records that it has an output for, as `judge_predictors`.
+
+    Those that have one wherever the bundle has are judged together; any other is judged as if it
+    alone were deployed, answering without thresholds. One without any labelled record is left out.
+    """
+    task, half = bundle.task, bundle.ensemble.half_width
+
+    def judged(rows: np.ndarray, of: dict[str, np.ndarray], answered: Any) -> dict[str, Any]:
+        n = int(rows.sum())
+        halves = np.full(n, np.nan if half is None else half)
+        where = (np.zeros(n, dtype=np.int64), group_N[rows])
+        return judge_predictors(task, target_N[rows], of, answered, halves, *where)
+
+    rows_of = {name: ~np.isnan(said_NC).any(1) for name, said_NC in predictions.items()}
+    rows = rows_of[DEPLOYED]
+    if not known(target_N[rows]).any():
+        raise UserError(f"task {task.name}: the bundle has no prediction for any labelled record")
+    together = {n: said_NC[rows] for n, said_NC in predictions.items() if rows_of[n][rows].all()}
+    answered = None
+    if task.kind != "regression":
+        answered = answers(task, together[DEPLOYED], bundle.ensemble.thresholds)
+    found = judged(rows, together, answered)
+    for name, said_NC in predictions.items():
+        rows = rows_of[name]
+        if name in together or not known(target_N[rows]).any():
+            continue
+        answered = None if task.kind == "regression" else answers(task, said_NC[rows], ())
+        alone = judged(rows, {DEPLOYED: said_NC[rows]}, answered)
+        found["predictors"][name] = alone["predictors"][DEPLOYED]
+    listed = [name for name in predictions if name in found["predictors"]]
+    return found | {"predictors": {name: found["predictors"][name] for name in listed}}
 
 
 def predictors_of(bundle: Bundle, table: pd.DataFrame) -> dict[str, np.ndarray]:

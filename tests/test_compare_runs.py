@@ -54,6 +54,15 @@ def test_equal_learners_show_no_difference_and_the_same_run_is_the_same(tmp_path
     assert compare_runs(a, a)["tasks"]["age"]["metrics"]["mae"]["verdict"] == "the same"
 
 
+def test_twelve_folds_are_listed_in_their_order(tmp_path: Path) -> None:
+    twelve = (np.arange(N) % 12).astype(str)
+    a, b = (replace(age(5, seed), fold_N=twelve) for seed in (3, 4))
+    found = compare_runs(run_folder(tmp_path / "a", a), run_folder(tmp_path / "b", b))
+    errors = [np.abs(one.predictions["deployed"][:, 0] - one.target_N) for one in (a, b)]
+    by_hand = [float((errors[0] - errors[1])[twelve == str(k)].mean()) for k in range(12)]
+    assert found["tasks"]["age"]["metrics"]["mae"]["folds"] == pytest.approx(by_hand, rel=1e-4)
+
+
 def test_another_predictor_on_request(tmp_path: Path) -> None:
     a, b = run_folder(tmp_path / "a", age(5, 3)), run_folder(tmp_path / "b", age(9, 4))
     found = compare_runs(a, b, "dummy")["tasks"]["age"]

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from enecg.evaluation.metrics import score
 from enecg.tasks import TASKS
 
+SHUFFLED = ", permuted labels"
 FILE = Path(__file__).parents[1] / "benchmarks" / "coverage.py"
 
 
@@ -51,8 +53,11 @@ def test_new_intervals_cover_permuted_labels_where_those_before_do_not(
     assert found["truth"][name] == pytest.approx(0.5, abs=0.01)
     assert found["false_verdicts"] <= 0.07 < found["false_verdicts_before"]
     assert all(0.0 <= share <= 1.0 for share in found["coverage"].values())
-    # Three events in a hundred records: no interval is given, so none is judged.
-    assert not any("0.03" in key for key in found["coverage"])
+    # Three events in a hundred records: no interval is given, so none is judged; but the rest is
+    # large enough for its own share.
+    given = {key.partition(",")[0] for key in found["coverage"] if "0.03" in key}
+    assert given == {"specificity", "npv", "specificity by threshold", "npv by threshold"}
+    assert all(found["coverage"][f"{rate}{name[5:]}"] >= 0.9 for rate in simulation.RATES)
     assert any("0.03" in key for key in found["coverage_before"])
     assert (
         found["calibrated"]["n=100"]["mean, debiased"]
@@ -80,6 +85,31 @@ def test_every_setting_has_a_name_of_its_own_and_the_same_seed_gives_the_same(
     one = simulation.simulate(simulation.settings()[0], [2, 0, 0], 3)
     again = simulation.simulate(simulation.settings()[0], [2, 0, 0], 3)
     assert one == again and one != simulation.simulate(simulation.settings()[0], [2, 0, 1], 3)
+
+
+def test_ranges_of_values_are_judged_and_the_json_grows_setting_by_setting(
+    simulation: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(simulation, "TRAININGS", 4)
+    numbers = [number_of(simulation, f"n=100{more}", "regression") for more in ("", SHUFFLED)]
+    written: list[tuple[int, int]] = []
+    write = simulation.write_json
+
+    def counted(path: Path, found: dict[str, Any]) -> None:
+        written.append((len(found["cpu_seconds"]), len(found["calibrated"])))
+        write(path, found)
+
+    monkeypatch.setattr(simulation, "write_json", counted)
+    found = simulation.results_of(numbers, 40, 1, tmp_path / "coverage.json")
+    assert written == [(1, 0), (2, 0), (2, 1), (2, 2), (2, 3)]
+    assert json.loads((tmp_path / "coverage.json").read_text()) == found
+    for one in found["ranges"].values():
+        assert one["asked"] == 0.9 and 0.86 < one["coverage"] < 0.96
+        assert one["data_sets"] == 40
+    assert set(found["data_sets"].values()) == {40}
+    assert all(name.startswith(("mae", "mse", "r2")) for name in found["coverage"])
+    table = simulation.markdown(found)
+    assert "| n=100 | " in table and "inside, %" in table
 
 
 def test_its_fast_scores_are_the_metrics(simulation: ModuleType) -> None:

@@ -14,6 +14,7 @@ from enecg.errors import UserError
 from enecg.evaluation.folds import (
     fold_of_groups,
     groups_in_several_folds,
+    ordered,
     outer_folds,
     require_every_fold,
 )
@@ -102,6 +103,19 @@ def test_published_folds_are_kept_in_numeric_order() -> None:
     as_text, text_names = outer_folds(index.astype({"strat_fold": str}), 3, "strat_fold", 7)
     assert names == float_names == text_names
     assert (fold_B == as_float).all() and (fold_B == as_text).all()
+
+
+def test_twelve_folds_are_listed_in_the_order_people_count_in() -> None:
+    counted = [f"fold {i}" for i in range(1, 13)]
+    index = _index().assign(split=[counted[(i // 2) % 12] for i in range(60)])
+    fold_B, names = outer_folds(index, 3, "split", 7)
+    assert names == counted
+    assert (fold_B == np.arange(60) // 2 % 12).all()
+    assert ordered(reversed(counted)) == counted
+    assert ordered(map(str, [10, 2, 0, 1, 10])) == ["0", "1", "2", "10"]
+    assert ordered(["1.5", "-1", "10"]) == ["-1", "1.5", "10"]
+    assert ordered(["b", "a10", "a9", "a09", "a"]) == ["a", "a09", "a9", "a10", "b"]
+    assert ordered(["inf", "1" * 5000, "nan", "9"]) == ["9", "1" * 5000, "inf", "nan"]
 
 
 def test_published_folds_may_have_names() -> None:

@@ -171,11 +171,18 @@ def test_results_compare_the_ensemble_with_what_is_plainer() -> None:
     said = said_in([AGE], given, chosen, gates)
     found = judge(AGE, given.targets["age"], [said], [given.nested], given.experts, given.seed)
     comparisons = found["comparisons"]
-    assert set(comparisons) == {"best_expert", "uniform", "stacking"}
+    assert set(comparisons) == {"best_expert", "uniform", "stacking", "gate"}
     assert comparisons["best_expert"]["against"] in ("e0", "e1")
     assert comparisons["best_expert"]["verdict"] == "better"
     assert comparisons["uniform"]["verdict"] == "better"
     assert comparisons["stacking"]["verdict"] == "the same"
+    # The gate is e0 alone; the best plain combination is stacking, of the experts without error.
+    assert comparisons["gate"]["against"] == "stacking"
+    assert comparisons["gate"]["verdict"] == "worse"
+    absolute = {scope: replace(one, absolute_stacking={"e2": 1.0}) for scope, one in chosen.items()}
+    said = predict_test_groups(AGE, given, absolute, gates)
+    compared = judge(AGE, said, given, absolute)["comparisons"]
+    assert compared["absolute_stacking"]["verdict"] == "better"
     difference = comparisons["uniform"]["difference"]
     means = [found["predictors"][name]["mae"]["mean"] for name in ("ensemble", "uniform")]
     assert difference["mean"] == pytest.approx(means[0] - means[1])

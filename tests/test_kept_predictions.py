@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,20 @@ def test_scikit_learn_recomputes_the_metrics_from_the_table(tmp_path: Path) -> N
         SEX, sex.target_N, sex.predictions["ensemble"], sex.fold_N.astype(int), sex.group_N
     )
     np.testing.assert_allclose(folds, ours["auroc"]["folds"], rtol=1e-12)
+
+
+def test_twelve_folds_are_listed_in_their_order(tmp_path: Path) -> None:
+    path, [sex, years, _] = tmp_path / "predictions.parquet", kept(360)
+    twelve = (np.arange(360) // 2 % 12)[::-1]
+    parts = [replace(one, fold_N=twelve.astype(str)) for one in (sex, years)]
+    write_predictions(path, parts, ["a", "b", "c"])
+    table = pd.read_parquet(path)
+    every = [str(fold) for fold in range(12)]
+    assert [fold for fold, _ in table.groupby("fold", observed=True)] == every
+    part = table[table["task"] == "sex"]
+    assert [fold for fold, _ in part.groupby("fold", observed=True)] == every
+    found = read_predictions(path)["age", 0]
+    assert found.fold_N.tolist() == twelve.astype(str).tolist()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 not really"])

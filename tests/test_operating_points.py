@@ -16,6 +16,7 @@ from enecg.evaluation.operating_points import (
     operating_points,
     wilson,
 )
+from enecg.evaluation.wording import with_interval
 from enecg.tasks import Task
 
 BINARY = Task("af", "classification", classes=("no", "yes"))
@@ -117,6 +118,54 @@ def test_a_small_fold_weighs_as_much_as_a_large_one_and_widens_the_interval() ->
     assert even is not None and uneven is not None
     width = [one["ci95"][1] - one["ci95"][0] for one in (even, uneven)]
     assert width[1] > 1.5 * width[0]
+
+
+def test_ten_records_of_two_patients_have_no_interval_but_say_so() -> None:
+    found = share(np.ones(12, bool), np.ones(12, bool), np.zeros(12, int), np.arange(12) // 6, 1)
+    assert found == {"mean": 1.0, "folds": [1.0], "n": 12, "events": 2}
+    assert with_interval(found) == "1.000 (n 12, events 2)"
+
+
+def test_at_an_end_the_share_itself_is_inside() -> None:
+    for n in range(10, 200):
+        assert wilson(0.0, n / 2.5)[0] == 0.0 and wilson(1.0, n / 2.5)[1] == 1.0
+
+
+def test_what_folds_differ_by_beyond_their_records_widens_the_interval() -> None:
+    right = np.tile(np.arange(100) < 70, 3)
+    uneven = np.concatenate([np.arange(100) < k for k in (40, 70, 100)])
+    every, fold, names = np.ones(300, bool), np.arange(300) // 100, np.arange(300)
+    alike, differing = (share(one, every, fold, names, 3) for one in (right, uneven))
+    assert alike is not None and differing is not None
+    assert alike["mean"] == pytest.approx(0.7) and differing["mean"] == pytest.approx(0.7)
+    width = [one["ci95"][1] - one["ci95"][0] for one in (alike, differing)]
+    assert width[0] == pytest.approx(2 * 1.96 * (2.5 * 0.21 / 300) ** 0.5, rel=0.03)
+    assert width[1] > 2.5 * width[0]
+    moved = share(right, every, fold, names, 3, 0.1**2)
+    assert moved is not None
+    assert moved["ci95"][1] - moved["ci95"][0] > 1.7 * width[0]
+
+
+def test_where_many_lie_near_the_threshold_a_share_is_less_sure() -> None:
+    """But only for models that would be trained anew, in several folds."""
+    rng = np.random.default_rng(0)
+    truth = (np.arange(300) % 2).astype(float)
+    fold, names = np.arange(300) // 2 % 3, np.arange(300).astype(str)
+    right = rng.random(300) < 0.8
+    far = np.where(right, truth, 1 - truth) * 2 - 1
+    widths = []
+    for margin in (far, far * 0.05, None):
+        margins_BC = None if margin is None else np.stack([-margin, margin], 1)
+        found = operating_points(BINARY, truth, (far > 0).astype(int), fold, names, margins_BC)
+        low, high = found["sensitivity"]["ci95"]
+        widths.append(high - low)
+    assert widths[0] == widths[2] < widths[1] / 3
+    alone = operating_points(
+        BINARY, truth, (far > 0).astype(int), np.zeros(300, int), names, np.stack([-far, far], 1)
+    )
+    assert alone == operating_points(
+        BINARY, truth, (far > 0).astype(int), np.zeros(300, int), names
+    )
 
 
 def test_fewer_than_ten_records_have_no_interval_but_their_number() -> None:

@@ -359,7 +359,7 @@ def test_a_bundle_is_validated_on_another_store(
         assert list(outcome["predictors"]) == [
             "rocket", "dlinear", "uniform", "stacking", *absolute, "ensemble", "deployed", "dummy",
         ]  # fmt: skip
-        assert set(outcome["comparisons"]) == {"best_expert", "uniform", "stacking"}
+        assert set(outcome["comparisons"]) == {"best_expert", "uniform", "stacking", *absolute}
         outputs = {
             name: table[expert_columns(task, name)].to_numpy(float)
             for name in ("rocket", "dlinear")

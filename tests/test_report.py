@@ -189,6 +189,36 @@ def test_verdicts_are_plain() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (-0.5, -0.1, "The gate beats the best plain combination (stacking)"),
+        (-0.2, 0.4, "The gate does not beat the best plain combination (stacking)"),
+        (0.1, 0.5, "The gate is worse than the best plain combination (stacking)"),
+    ],
+)
+def test_it_is_said_as_clearly_that_gates_do_not_beat_what_is_plain(
+    low: float, high: float, said: str, results: dict[str, Any], tmp_path: Path
+) -> None:
+    found = {"gate": comparison(low, high) | {"against": "stacking"}}
+    [sentence] = comparison_sentences(AGE, found)
+    assert sentence.startswith(f"{said}: MAE differs by ")
+    assert sentence.endswith(f"years – {found['gate']['verdict']}.")
+    few = {"gate": found["gate"] | {"difference": {"mean": 0.1, "events": 4}}}
+    few["gate"]["verdict"] = verdict_of("mae", None)
+    assert comparison_sentences(AGE, few) == [
+        "The gate is not shown to beat the best plain combination (stacking): MAE differs by "
+        "+0.100 years – no difference shown (too few events for an interval: 4)."
+    ]
+    same = {"gate": found["gate"] | {"verdict": "the same"}}
+    assert comparison_sentences(AGE, same) == [
+        "The gate says the same as the best plain combination (stacking)."
+    ]
+    task = results["tasks"]["age"] | {"comparisons": found}
+    write_report(tmp_path / "r.html", results | {"tasks": {"age": task}}, [AGE])
+    assert said in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_the_report_says_where_a_plain_baseline_was_as_good() -> None:
     decision = {
         "way": "stacking", "losses": {}, "gain_of_gates": 0.001, "standard_error": 0.01,

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 from sklearn.metrics import confusion_matrix, f1_score
 
-from enecg.evaluation.thresholds import Aim, answer_names, answers, choose_thresholds
+from enecg.evaluation.thresholds import Aim, answer_names, answers, choose_thresholds, margins
 from enecg.tasks import Task
 
 BINARY = Task("af", "classification", classes=("no", "yes"))
@@ -98,3 +99,23 @@ def test_records_without_label_or_prediction_are_left_out() -> None:
     assert choose_thresholds(BINARY, prediction, truth, Aim("f1")) == choose_thresholds(
         BINARY, prediction[:4], truth[:4], Aim("f1")
     )
+
+
+@pytest.mark.parametrize("task", [BINARY, RHYTHM, SEVERAL], ids=lambda task: task.name)
+def test_a_margin_is_what_is_missing_to_an_answer(task: Task) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(task.width), 50) if task is not SEVERAL else rng.random((50, 2))
+    chosen = (0.3, 0.7) if task.width == 2 else (0.2, 0.5, 0.4)
+    for of in ((), chosen):
+        thresholds_BC = np.tile(of, (50, 1)) if of else None
+        found = margins(task, p, thresholds_BC)
+        said = answers(task, p, of)
+        if task is SEVERAL:
+            np.testing.assert_array_equal(found >= 0, said)
+        else:
+            np.testing.assert_array_equal(found.argmax(1), said)
+            assert ((found > 0).sum(1) == 1).all()
+    # Of two classes: how far the log-odds of the second lie above those of its threshold.
+    if task is BINARY:
+        np.testing.assert_allclose(found[:, 1], logit(p[:, 1]) - logit(0.7))
+        np.testing.assert_allclose(found[:, 0], -found[:, 1])

@@ -1,4 +1,4 @@
-"""Whether the ensemble is better than something plainer: paired, with an interval and a verdict."""
+"""Whether the ensemble, and the gate, beat something plainer: paired, with interval and verdict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import numpy.typing as npt
 from enecg.evaluation.intervals import paired_difference
 from enecg.evaluation.metrics import LOWER_IS_BETTER, Numbers, main_metric
 from enecg.evaluation.wording import Predictors, best
-from enecg.tasks import Task
+from enecg.tasks import Task, known
+
+PLAIN = ("uniform", "stacking", "absolute_stacking")
+"""Combinations with one weight per expert, the same for every record."""
 
 
 def compare(
@@ -25,38 +28,47 @@ def compare(
     *,
     seed: int,
 ) -> dict[str, Any]:
-    """Compare ``ensemble`` with the best expert, ``uniform`` and ``stacking``, by the main metric.
+    """Compare ``ensemble`` with what is plainer, and ``gate`` with the best plain combination.
 
     Parameters
     ----------
     predictions : mapping of str to array, shape (B, C), or (R, B, C) for R repeats
-        By predictor.
+        By predictor; NaN where one has no output. Compared are records where both have one.
     predictors : mapping
-        Their metrics; the best expert is picked by these, which flatters it slightly.
+        Their metrics, of which the main one is compared; the best expert and the best plain
+        combination are picked by these, which flatters them slightly.
     experts : sequence of str
 
     Returns
     -------
     dict
-        ``best_expert``, ``uniform``, ``stacking`` → ``against`` (the predictor), ``metric``,
-        ``difference`` (a Summary of ensemble − the other) and ``verdict``: ``better``, ``worse``,
-        ``the same`` (no prediction differs) or ``no difference shown`` (0 is in the procedure's
-        interval, or there are too few events for one). One to which the metric does not apply, or
-        that has no predictions, is absent.
+        ``best_expert``, ``uniform``, ``stacking``, ``absolute_stacking`` (the ensemble against
+        each) and ``gate`` (the gate against the best of the latter three) → ``against`` (the
+        predictor), ``metric``, ``difference`` (a Summary, minus the other) and ``verdict``:
+        ``better``, ``worse``, ``the same`` (no prediction differs) or ``no difference shown`` (0
+        is in the procedure's interval, or there are too few events for one). One to which the
+        metric does not apply, or that has no predictions, is absent.
     """
     metric = main_metric(task)
     against = {
-        "best_expert": best(metric, {name: predictors[name] for name in experts}),
-        "uniform": "uniform",
-        "stacking": "stacking",
+        "best_expert": best(metric, _among(predictors, experts)),
+        **{name: name for name in PLAIN},
+        "gate": best(metric, _among(predictors, PLAIN)),
     }
     found: dict[str, Any] = {}
     for name, other in against.items():
-        if other is None or other not in predictions:
+        our_name = "gate" if name == "gate" else "ensemble"
+        if other is None or other not in predictions or our_name not in predictions:
             continue
-        ours, theirs = predictions["ensemble"], predictions[other]
+        both = [np.asarray(predictions[predictor]) for predictor in (our_name, other)]
+        lacking = np.isnan(np.concatenate(both, axis=-1)).any(-1)
+        rows = ~np.atleast_2d(lacking).any(0)
+        ours, theirs = (one[..., rows, :] for one in both)
+        truth = np.asarray(truth_B)[rows]
+        if not known(truth).any():
+            continue
         difference = paired_difference(
-            task, metric, truth_B, ours, theirs, fold_B, group_B, seed=seed
+            task, metric, truth, ours, theirs, fold_B[..., rows], group_B[rows], seed=seed
         )
         if difference is None:
             continue
@@ -67,6 +79,10 @@ def compare(
             "against": other, "metric": metric, "difference": difference, "verdict": verdict
         }  # fmt: skip
     return found
+
+
+def _among(predictors: Predictors, names: Sequence[str]) -> Predictors:
+    return {name: predictors[name] for name in names if name in predictors}
 
 
 def verdict_of(metric: str, interval: Sequence[float] | None) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,7 @@ def outer_folds(
     int64 array, shape (B,)
         Fold of every record, from 0.
     list of str
-        Name of every fold: the published values in ascending order, else ``"0"``, ``"1"``, ….
+        Name of every fold: the published values in `ordered`, else ``"0"``, ``"1"``, ….
 
     Raises
     ------
@@ -139,6 +140,28 @@ def outer_folds(
     fold_B = pd.Series(published_B).groupby(group_B).transform("min").to_numpy(dtype=np.int64)
     require_every_fold(fold_B, len(names), group_B, fold_column)
     return fold_B, names
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Return fold names in the order people count in: ``"2"`` before ``"10"``, each once.
+
+    Numbers go by their value, if all names are numbers; else by the numbers within names.
+    """
+    every = list(dict.fromkeys(map(str, names)))
+    try:
+        values = {name: float(name) for name in every}
+    except ValueError:
+        return sorted(every, key=_natural)
+    if not np.isfinite(list(values.values())).all():
+        return sorted(every, key=_natural)
+    return sorted(every, key=lambda name: (values[name], name))
+
+
+def _natural(name: str) -> tuple[list[tuple[str, int, str]], str]:
+    """Text and numbers in turn; a number by its length first, so that none is too long."""
+    parts = re.split(r"([0-9]+)", name)
+    numbers = [number.lstrip("0") for number in parts[1::2]] + [""]
+    return [(t, len(n), n) for t, n in zip(parts[::2], numbers, strict=True)], name
 
 
 def groups_in_several_folds(index: pd.DataFrame, fold_column: str) -> int:
@@ -175,6 +198,10 @@ def _published(index: pd.DataFrame, fold_column: str) -> tuple[Folds, list[str]]
     if not as_numbers.isna().any():  # text "10" sorts after "9" too
         values = as_numbers
     number_of_B, unique = pd.factorize(values.to_numpy(), sort=True)
+    if as_numbers.isna().any():
+        place_of = {name: place for place, name in enumerate(ordered(map(str, unique)))}
+        order = np.argsort([place_of[str(value)] for value in unique], kind="stable")
+        number_of_B, unique = np.argsort(order)[number_of_B], unique[order]
     if len(unique) > MOST_FOLDS:
         raise UserError(
             f"fold_column {fold_column!r} has {len(unique):,} values; at most {MOST_FOLDS:,} folds"

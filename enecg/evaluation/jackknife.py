@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,13 @@ def blocks_of_groups(group_B: Sequence[str] | npt.NDArray[Any]) -> npt.NDArray[n
     names, group_of_B = np.unique(np.asarray(group_B, dtype=str), return_inverse=True)
     if names.size <= BLOCKS:
         return group_of_B.astype(np.int64)
-    digests = (hashlib.sha256(name.encode()).digest() for name in names.tolist())
-    block_of = np.array([int.from_bytes(d[:8], "little") % BLOCKS for d in digests])
+    block_of = np.array([_block(name) for name in names.tolist()])
     return block_of[group_of_B].astype(np.int64)
+
+
+@lru_cache(maxsize=50_000)  # every predictor is judged by the same groups
+def _block(group: str) -> int:
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "little") % BLOCKS
 
 
 def fold_contributions(

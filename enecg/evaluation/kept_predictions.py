@@ -34,6 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from enecg.errors import UserError, one_line
+from enecg.evaluation.folds import ordered
 from enecg.files import replacing
 from enecg.tasks import Task
 
@@ -145,7 +146,7 @@ def _tables(one: OutOfFold, schema: pa.Schema) -> Iterator[pa.Table]:
         columns: dict[str, Any] = {
             "task": _repeated(one.task.name, n),
             "repeat": pa.array(np.full(n, one.repeat, dtype=np.int16)),
-            "fold": pa.array(one.fold_N.astype(str)).dictionary_encode(),
+            "fold": _words(one.fold_N, ordered(one.fold_N)),
             "record_id": pa.array(one.record_N.astype(str)),
             "group_id": pa.array(one.group_N.astype(str)),
             "predictor": _repeated(predictor, n),
@@ -163,6 +164,13 @@ def _tables(one: OutOfFold, schema: pa.Schema) -> Iterator[pa.Table]:
 def _repeated(word: str, n: int) -> pa.Array:
     places = pa.array(np.zeros(n, dtype=np.int32))
     return pa.DictionaryArray.from_arrays(places, pa.array([word]))
+
+
+def _words(word_N: npt.NDArray[Any], words: list[str]) -> pa.Array:
+    """Encode words by a dictionary in a given order, in which pandas lists them."""
+    place_of = {word: place for place, word in enumerate(words)}
+    places = np.fromiter((place_of[str(word)] for word in word_N), np.int32, len(word_N))
+    return pa.DictionaryArray.from_arrays(pa.array(places), pa.array(words, pa.string()))
 
 
 def _lists(values_NC: npt.NDArray[np.floating]) -> pa.Array:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from enecg.evaluation.events import OF_ANSWERS
 from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.operating_points import operating_points
-from enecg.evaluation.thresholds import answers, as_probabilities
+from enecg.evaluation.thresholds import answers, as_probabilities, margins
 from enecg.evaluation.value_ranges import COVERAGE, coverage_and_width
 from enecg.tasks import Task
 
@@ -28,6 +28,7 @@ def judge_predictors(
     group_N: Sequence[str] | npt.NDArray[Any],
     *,
     seed: int = 0,
+    thresholds_NC: npt.NDArray[np.floating] | None = None,
 ) -> dict[str, Any]:
     """Return what results.json says of a task's predictors.
 
@@ -45,6 +46,8 @@ def judge_predictors(
         Half the width of each prediction interval of ``deployed``; NaN where there is none.
     fold_N, group_N, seed
         As for `intervals.fold_summary`.
+    thresholds_NC : float array, shape (N, C), or (R, N, C), optional
+        The thresholds that ``deployed`` answers by; where there is none, 0.5 for every class.
 
     Returns
     -------
@@ -62,7 +65,8 @@ def judge_predictors(
         return {"predictors": found, **ranges}
     for name, predicted in predictions.items():
         given = answers_N if name == DEPLOYED else answers(task, predicted, ())
-        found[name] |= operating_points(task, truth_N, given, fold_N, group_N)
+        margin_NC = margins(task, predicted, thresholds_NC if name == DEPLOYED else None)
+        found[name] |= operating_points(task, truth_N, given, fold_N, group_N, margin_NC)
     said_NC = as_probabilities(task, answers_N)
     by_threshold = fold_summary(task, truth_N, said_NC, fold_N, group_N, seed=seed)
     of_answers = [name for name in by_threshold if name in OF_ANSWERS or name == "accuracy"]

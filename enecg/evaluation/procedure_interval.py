@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from enecg.evaluation.jackknife import Contributions, mean_contributions
 from enecg.evaluation.metrics import REGRESSION_METRICS, Floats
@@ -86,7 +86,7 @@ def metric_interval(
     """
     mean, bias = float(fold_RK.mean()), mean_contributions(parts).bias
     variance, freedom = _variance(fold_RK, parts, factor)
-    quantile = float(student.ppf(0.5 + LEVEL / 2, freedom))
+    quantile = float(stdtrit(freedom, 0.5 + LEVEL / 2))
     if metric not in REGRESSION_METRICS:
         low, high = _wilson(mean - bias, variance, quantile, least_n / factor)
     elif metric == "r2":
@@ -117,7 +117,7 @@ def difference_interval(
     """
     mean, bias = float(fold_RK.mean()), mean_contributions(parts).bias
     variance, freedom = _variance(fold_RK, parts, factor)
-    half = float(student.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt(variance))
+    half = float(stdtrit(freedom, 0.5 + LEVEL / 2) * np.sqrt(variance))
     return [min(mean - bias - half, mean), max(mean - bias + half, mean)]
 
 

@@ -124,8 +124,34 @@ def answers(task: Task, prediction_BC: Floats, thresholds: tuple[float, ...]) ->
         return np.asarray(prediction_BC >= (np.array(thresholds) if thresholds else 0.5))
     if not thresholds:
         return np.asarray(prediction_BC.argmax(-1))
-    odds_BC = logit(np.clip(prediction_BC.astype(np.float64), _EDGE, 1 - _EDGE))
-    return np.asarray((odds_BC - logit(np.clip(thresholds, _EDGE, 1 - _EDGE))).argmax(-1))
+    return np.asarray((_log_odds(prediction_BC) - _log_odds(np.array(thresholds))).argmax(-1))
+
+
+def margins(task: Task, prediction_BC: Floats, thresholds_BC: Floats | None) -> Floats:
+    """Return how far each class's log-odds lie above what it takes to be answered.
+
+    Parameters
+    ----------
+    prediction_BC : array, shape (B, C), or (R, B, C) for R repeats
+        Probabilities, without NaN.
+    thresholds_BC : array of the same shape, or None
+        What `choose_thresholds` gave for each record's scope; None: no thresholds.
+
+    Returns
+    -------
+    float64 array of the same shape
+        Negative where a class is not answered; of labels each by itself.
+    """
+    above_BC = _log_odds(prediction_BC)
+    if thresholds_BC is not None:
+        above_BC = above_BC - _log_odds(thresholds_BC)
+    if task.kind == "multilabel":
+        return above_BC
+    if task.width == 2:  # one class's log-odds are the other's, turned round
+        return np.asarray((above_BC - above_BC[..., ::-1]) / 2)
+    best_BC = np.sort(above_BC, axis=-1)
+    others_BC = np.where(above_BC == best_BC[..., -1:], best_BC[..., -2:-1], best_BC[..., -1:])
+    return np.asarray(above_BC - others_BC)
 
 
 def as_probabilities(task: Task, answers_B: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -148,6 +174,10 @@ def answer_names(
         names = classes[answered]
     names[lacking_B] = None
     return names
+
+
+def _log_odds(probability: Floats) -> Floats:
+    return np.asarray(logit(np.clip(probability.astype(np.float64), _EDGE, 1 - _EDGE)))
 
 
 def _holds(task: Task, target_B: Floats) -> npt.NDArray[np.bool_]:

@@ -159,11 +159,22 @@ def summary(task: Task, predictors: Predictors) -> str:
     return sentence
 
 
-_AGAINST = {"best_expert": "the best expert", "uniform": "the uniform mean", "stacking": "stacking"}
+_AGAINST = {
+    "best_expert": "the best expert",
+    "uniform": "the uniform mean",
+    "stacking": "stacking",
+    "absolute_stacking": "stacking by the least absolute error",
+}
+_GATE = {
+    "better": "beats the best plain combination",
+    "worse": "is worse than the best plain combination",
+    "no difference shown": "does not beat the best plain combination",
+    "the same": "says the same as the best plain combination",
+}
 
 
 def comparison_sentences(task: Task, comparisons: Mapping[str, Any]) -> list[str]:
-    """Say how the ensemble compares with what is plainer, one sentence for each.
+    """Say how the ensemble, and the gate, compare with what is plainer, one sentence for each.
 
     Parameters
     ----------
@@ -172,9 +183,16 @@ def comparison_sentences(task: Task, comparisons: Mapping[str, Any]) -> list[str
     """
     sentences = []
     for name, found in comparisons.items():
-        other = _AGAINST[name] + (f" ({found['against']})" if name == "best_expert" else "")
+        if name == "gate":
+            verb = _GATE[found["verdict"]]
+            if found["verdict"] != "the same" and "ci95" not in found["difference"]:
+                verb = "is not shown to beat the best plain combination"
+            start = f"The gate {verb} ({found['against']})"
+        else:
+            which = f" ({found['against']})" if name == "best_expert" else ""
+            start = f"Against {_AGAINST[name]}{which}"
         if found["verdict"] == "the same":
-            sentences.append(f"Against {other}: the same predictions.")
+            sentences.append(f"{start}{'.' if name == 'gate' else ': the same predictions.'}")
             continue
         difference = found["difference"]
         interval, reason = "", ""
@@ -184,7 +202,7 @@ def comparison_sentences(task: Task, comparisons: Mapping[str, Any]) -> list[str
         else:
             reason = f" (too few events for an interval: {difference['events']})"
         sentences.append(
-            f"Against {other}: {METRIC_NAMES[found['metric']]} differs by "
+            f"{start}: {METRIC_NAMES[found['metric']]} differs by "
             f"{signed(difference['mean'])}{interval}"
             f"{f' {task.unit}' if task.unit else ''} – {found['verdict']}{reason}."
         )

@@ -284,14 +284,16 @@ def cross_validated(
                 chosen_RBC[repeat, test] = chosen
                 said_RB[repeat, test] = answers(task, predictions[0, repeat, test], chosen)
 
-    def judged(predicted_RBC: Array) -> Judged:
+    def judged(predicted_RBC: Array, margin_RBC: Array | None) -> Judged:
         of_folds = [
             [scores(task, y[test], predicted_BC[test]) for test in folds]
             for predicted_BC, folds in zip(predicted_RBC, rows, strict=True)
         ]
-        return Judged(task, y, predicted_RBC, group_B, rows, of_folds)
+        return Judged(task, y, predicted_RBC, group_B, rows, of_folds, margin_RBC)
 
-    made = Simulated([judged(one) for one in predictions], fewest >= LEAST_EVENTS)
+    above = [margins(task, one, None) if with_rates else None for one in predictions]
+    both = [judged(*one) for one in zip(predictions, above, strict=True)]
+    made = Simulated(both, fewest >= LEAST_EVENTS)
     if with_rates:
         first, where = predictions[0], (fold_RB, group_B)
         for after, said, given in (
@@ -300,7 +302,8 @@ def cross_validated(
         ):
             found = operating_points(task, y, said, *where, margins(task, first, given))
             made.operating |= {rate + after: one for rate, one in found.items()}
-        made.by_threshold = judged(as_probabilities(task, said_RB).astype(float))
+        by_threshold = as_probabilities(task, said_RB).astype(float)
+        made.by_threshold = judged(by_threshold, margins(task, first, chosen_RBC))
     if task.kind == "regression":
         half = fit_half_width(task, predictions[0, 0], y)
         assert half is not None

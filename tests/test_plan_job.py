@@ -76,7 +76,8 @@ def test_what_repeats_cost_is_told_below_the_table(
     synthetic_store: RecordStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Heads on the same features, or all trained anew; a backbone is measured once."""
-    values = settings(synthetic_store.path, tmp_path / "run")
+    features = str(tmp_path / "features")  # other tests may have filled the usual ones
+    values = settings(synthetic_store.path, tmp_path / "run", features=features)
     measured = []
     cost = plan.Cost(0.01, 0.01, 100)
     monkeypatch.setattr(plan, "cost_of", lambda expert: measured.append(expert.name) or cost)

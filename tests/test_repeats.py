@@ -140,6 +140,7 @@ def test_of_one_repeat_and_of_two_that_say_the_same_the_numbers_are_the_same() -
             {name: said.astype(np.float32) for name in ("e", "uniform", "stacking", "ensemble",
                                                         "deployed")},
             np.ones((n, 1), np.float32), answers, np.full(n, 8.0 if task is AGE else np.nan),
+            np.full((n, task.width), 0.5),
         )  # fmt: skip
         repeat = Repeat({task.name: one}, {task.name: {"0": {"way": "uniform"}}})
         once = judge(task, truth, [repeat], [nested], ["e"], 1)

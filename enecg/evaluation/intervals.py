@@ -51,6 +51,7 @@ def fold_summary(
     *,
     n_resamples: int = 1000,
     seed: int = 0,
+    margin_BC: npt.NDArray[np.floating] | None = None,
 ) -> dict[str, Summary]:
     """Compute every metric by fold, its mean and standard deviation, and 95 % intervals.
 
@@ -72,6 +73,9 @@ def fold_summary(
     seed : int
         Seed of the resampling. Predictors judged on the same records with the same seed see the
         same resamples.
+    margin_BC : float array, shape (B, C), or (R, B, C), optional
+        How far each class lies above what it takes to be answered (see `thresholds.margins`):
+        intervals of answers then count where thresholds come to lie.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def fold_summary(
     JobFailed, ValueError
         As for `metrics.score`.
     """
-    judged = judge(task, truth_B, prediction_BC, fold_B, group_B)
+    judged = judge(task, truth_B, prediction_BC, fold_B, group_B, margin_BC)
     enough = any(judged.enough(metric) for metric in judged.metrics)
     resampled = resampled_means(judged, n_resamples, seed) if enough else {}
     found: dict[str, Summary] = {}
@@ -153,7 +157,12 @@ def paired_difference(
 def procedure_interval(judged: Judged, metric: str) -> list[float] | None:
     """Return the procedure's 95 % interval of a metric, where there is `Judged.enough`."""
     return metric_interval(
-        metric, judged.values(metric), judged.parts(metric), judged.factor, judged.least_n
+        metric,
+        judged.values(metric),
+        judged.parts(metric),
+        judged.factor,
+        judged.least_n,
+        judged.moved(metric),
     )
 
 

@@ -19,6 +19,7 @@ from enecg.evaluation.jackknife import (
 )
 from enecg.evaluation.metrics import Floats, Numbers, confidences, labelled, score
 from enecg.evaluation.procedure_interval import retraining_factor
+from enecg.evaluation.threshold_shift import moved_variances
 from enecg.tasks import Task, known
 
 
@@ -37,6 +38,8 @@ class Judged:
         The test records of each fold; none where a fold has no label.
     scores : list of R lists of K dicts
         What `metrics.score` gives for them.
+    margin_RBC : float64 array, shape (R, B, C), optional
+        How far each class lies above what it takes to be answered: see `thresholds.margins`.
     """
 
     task: Task
@@ -45,6 +48,7 @@ class Judged:
     group_B: npt.NDArray[np.str_]
     rows: list[list[npt.NDArray[np.int64]]]
     scores: list[list[dict[str, float]]]
+    margin_RBC: Floats | None = None
 
     @property
     def n(self) -> int:
@@ -92,6 +96,19 @@ class Judged:
         return [
             mean_contributions([fold[metric] for fold in folds]) for folds in self._contributions
         ]
+
+    def moved(self, metric: str) -> float:
+        """Return the variance that a metric of answers has from where thresholds come to lie.
+
+        0 without margins, and for a single fold, where nothing is trained.
+        """
+        return self._moved.get(metric, 0.0)
+
+    @cached_property
+    def _moved(self) -> dict[str, float]:
+        if self.margin_RBC is None or len(self.rows[0]) < 2:
+            return {}
+        return moved_variances(self.task, self.truth_B, self.margin_RBC, self.group_B, self.rows)
 
     def confidences(self) -> list[list[Floats]]:
         """Return the probability of each answer, by repeat and fold with labels."""
@@ -149,12 +166,13 @@ def judge(
     prediction_BC: Numbers,
     fold_B: npt.NDArray[np.integer],
     group_B: Sequence[str] | npt.NDArray[Any],
+    margin_BC: npt.NDArray[np.floating] | None = None,
 ) -> Judged:
     """Compute every metric in every fold.
 
     Parameters
     ----------
-    task, truth_B, prediction_BC, fold_B, group_B
+    task, truth_B, prediction_BC, fold_B, group_B, margin_BC
         As for `intervals.fold_summary`.
 
     Raises
@@ -181,4 +199,7 @@ def judge(
         [score(task, true_B[of_fold], said_BC[of_fold]) for of_fold in folds]
         for said_BC, folds in zip(said_RBC, rows, strict=True)
     ]
-    return Judged(task, true_B, said_RBC, name_B, rows, scores)
+    margin_RBC = None
+    if margin_BC is not None:
+        margin_RBC = margin_BC.reshape(prediction_RBC.shape)[:, order].astype(np.float64)
+    return Judged(task, true_B, said_RBC, name_B, rows, scores, margin_RBC)

@@ -6,10 +6,8 @@ folds, with an effective number of records. That number is smaller
 * where records of one patient go together (their design effect; Kish 1965);
 * where models are trained anew (the factor of Nadeau and Bengio, and what folds differ by beyond
   their test records, as in `procedure_interval`);
-* by where the threshold comes to lie. A training moves it as a whole, sensitivity one way and
-  specificity the other, in all folds alike, so that folds do not show it. No model knows a class's
-  log-odds better than its n training patients, e of them with the class, tell: to a standard error
-  of √(1/e + 1/(n − e)). By how much a share moves over that is added.
+* by where the threshold comes to lie, which moves sensitivity one way and specificity the other
+  (see `threshold_shift`).
 
 `benchmarks/coverage.py` simulates what they cover.
 """
@@ -27,6 +25,7 @@ from scipy.special import stdtrit
 
 from enecg.evaluation.events import LEAST_EVENTS
 from enecg.evaluation.procedure_interval import retraining_factor
+from enecg.evaluation.threshold_shift import threshold_error
 from enecg.tasks import Task, known
 
 Mask = npt.NDArray[np.bool_]
@@ -108,7 +107,7 @@ def _rates(
         said_B = said_RB[repeat]
         moved = np.zeros(len(RATES))
         if margin_RB is not None and n_folds > 1:
-            step = _threshold_error(holds_B, group_B)
+            step = threshold_error(holds_B, group_B)
             ends = [
                 _means(holds_B, margin_RB[repeat] >= by, fold_B, n_folds) for by in (-step, step)
             ]
@@ -138,13 +137,6 @@ def _means(
         having = counted > 0
         means.append(np.mean(right[having] / counted[having]) if having.any() else np.nan)
     return np.array(means)
-
-
-def _threshold_error(holds_B: Mask, group_B: npt.NDArray[np.integer]) -> float:
-    """Return the standard error of a class's log-odds in this many groups; 0 with all or none."""
-    n = np.unique(group_B).size
-    events = n * float(holds_B.mean()) if n else 0.0
-    return float(np.sqrt(1 / events + 1 / (n - events))) if 0.0 < events < n else 0.0
 
 
 @dataclass(frozen=True)

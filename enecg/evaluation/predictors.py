@@ -54,8 +54,16 @@ def judge_predictors(
     dict
         ``predictors``, and for values ``prediction_interval`` where there are any.
     """
+    margin_NC = {
+        name: margins(task, predicted, thresholds_NC if name == DEPLOYED else None)
+        for name, predicted in predictions.items()
+        if answers_N is not None
+    }
+    where = (fold_N, group_N)
     found: dict[str, dict[str, Any]] = {
-        name: dict(fold_summary(task, truth_N, predicted, fold_N, group_N, seed=seed))
+        name: dict(
+            fold_summary(task, truth_N, predicted, *where, seed=seed, margin_BC=margin_NC.get(name))
+        )
         for name, predicted in predictions.items()
     }
     if answers_N is None:
@@ -65,10 +73,11 @@ def judge_predictors(
         return {"predictors": found, **ranges}
     for name, predicted in predictions.items():
         given = answers_N if name == DEPLOYED else answers(task, predicted, ())
-        margin_NC = margins(task, predicted, thresholds_NC if name == DEPLOYED else None)
-        found[name] |= operating_points(task, truth_N, given, fold_N, group_N, margin_NC)
+        found[name] |= operating_points(task, truth_N, given, *where, margin_NC[name])
     said_NC = as_probabilities(task, answers_N)
-    by_threshold = fold_summary(task, truth_N, said_NC, fold_N, group_N, seed=seed)
+    by_threshold = fold_summary(
+        task, truth_N, said_NC, *where, seed=seed, margin_BC=margin_NC[DEPLOYED]
+    )
     of_answers = [name for name in by_threshold if name in OF_ANSWERS or name == "accuracy"]
     found[DEPLOYED] |= {name: by_threshold[name] for name in of_answers}
     return {"predictors": found}

@@ -1,6 +1,6 @@
 """95 % intervals for a training procedure, its models trained anew on other patients.
 
-The variance has three parts:
+The variance has three parts, and for metrics of answers a fourth:
 
 * The test records: jackknife over groups (`jackknife`).
 * Training anew: a group that is tested in one fold is trained on in the others, and folds share
@@ -10,6 +10,7 @@ The variance has three parts:
 * Unstable training: by how much the variance between folds exceeds what the test records explain,
   such as models that depend on their random start. It has few degrees of freedom, and the
   interval's quantile is that of the mixture (Satterthwaite, Biometrics 2, 1946).
+* Where thresholds come to lie: see `threshold_shift`.
 
 `docs/intervals.md` shows what they cover in simulations.
 """
@@ -57,6 +58,7 @@ def metric_interval(
     parts: Sequence[Contributions],
     factor: float,
     least_n: float,
+    moved: float = 0.0,
 ) -> list[float] | None:
     """Return the 95 % interval of a metric's mean over folds.
 
@@ -78,6 +80,8 @@ def metric_interval(
         What `retraining_factor` gives.
     least_n : float
         Effective number of observations where the contributions show no spread at all.
+    moved : float
+        A further part of the variance: see `Judged.moved`.
 
     Returns
     -------
@@ -85,7 +89,7 @@ def metric_interval(
         None where every error is exactly 0, so that nothing can be said.
     """
     mean, bias = float(fold_RK.mean()), mean_contributions(parts).bias
-    variance, freedom = _variance(fold_RK, parts, factor)
+    variance, freedom = _variance(fold_RK, parts, factor, moved)
     quantile = float(stdtrit(freedom, 0.5 + LEVEL / 2))
     if metric not in REGRESSION_METRICS:
         low, high = _wilson(mean - bias, variance, quantile, least_n / factor)
@@ -122,7 +126,7 @@ def difference_interval(
 
 
 def _variance(
-    fold_RK: Floats, parts: Sequence[Contributions], factor: float
+    fold_RK: Floats, parts: Sequence[Contributions], factor: float, moved: float = 0.0
 ) -> tuple[float, float]:
     """Return the variance of the grand mean over folds, and its degrees of freedom.
 
@@ -134,16 +138,15 @@ def _variance(
     test = factor * float(np.square(of_mean.values).sum())
     test_freedom = _freedom(of_mean)
     if n_folds < 2:
-        return test, test_freedom
+        return test + moved, test_freedom
     between = float(fold_RK.var(axis=1, ddof=1).mean()) / n_folds
     within = float(np.mean([np.square(part.values).sum() for part in parts]))
     excess = max(0.0, between - within) / n_repeats
     if test + excess <= 0.0:
-        return 0.0, test_freedom
-    freedom = (test + excess) ** 2 / (
-        test**2 / test_freedom + excess**2 / (n_repeats * (n_folds - 1))
-    )
-    return test + excess, freedom
+        return moved, test_freedom
+    total = test + excess + moved
+    freedom = total**2 / (test**2 / test_freedom + excess**2 / (n_repeats * (n_folds - 1)))
+    return total, freedom
 
 
 def _freedom(found: Contributions) -> float:

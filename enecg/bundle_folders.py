@@ -7,7 +7,7 @@ from pathlib import Path
 
 from enecg.bundle import Bundle
 from enecg.errors import UserError
-from enecg.inventory import MARK
+from enecg.inventory import INVENTORIES, MARK, stranger
 from enecg.nested import ALL
 from enecg.ownership import aside, check_free, is_bundle, mark, remove_own, restore, swap
 
@@ -55,13 +55,17 @@ def check_bundles(folder: Path) -> None:
     for place in (folder, _new(folder), aside(folder)):
         check_free("run_dir", place, "bundles")
     for path in _strange(folder, levels=PLACES[folder.name]) if folder.is_dir() else ():
-        raise UserError(f"{path}: is no bundle, but stands among those of a run; move it away")
+        raise UserError(f"{path}: is no bundle's, but stands among those of a run; move it away")
 
 
 def _strange(folder: Path, levels: int) -> Iterator[Path]:
     """What is no bundle where only bundles should be, so many levels below a folder."""
     for path in sorted(folder.iterdir()):
-        if path.name == MARK or (levels == 1 and is_bundle(path)):
+        if path.name == MARK:
+            continue
+        if levels == 1 and is_bundle(path):
+            if (inside := stranger(path, INVENTORIES["bundle"])) is not None:
+                yield inside
             continue
         if levels > 1 and path.is_dir():
             yield from _strange(path, levels - 1)

@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enecg.errors import UserError, exit_code_of
+from enecg.errors import UserError, exit_code_of, one_line
 from enecg.ownership import Kind, check_free, refuse_strangers, remove_own
 from enecg.records.description import INDEX
+from enecg.records.store import UNFINISHED
 
 _SIMULATED = re.compile(r"syn[0-9]{5,}")
 
@@ -38,23 +41,29 @@ def discard(folders: dict[Path, Kind]) -> None:
         if folder.exists():
             refuse_strangers(folder, kind)
     if "records" in of_kind and "cohort" in of_kind:
-        _check_simulated(of_kind["records"])
+        _check_simulated(of_kind["records"], of_kind["cohort"])
     if "records" in of_kind and "run" in of_kind:
         _check_reads(of_kind["run"], of_kind["records"])
     for folder, kind in folders.items():
         remove_own(folder, kind)
 
 
-def _check_simulated(store: Path) -> None:
+def _check_simulated(store: Path, cohort: Path) -> None:
     """Refuse a record store with records that ``make_synthetic.py`` did not make."""
-    if (store / INDEX).exists():
+    try:
         names = pq.read_table(store / INDEX, columns=["record_id"])["record_id"].to_pylist()
         others = [name for name in names if not _SIMULATED.fullmatch(name)]
-        if others:
-            raise UserError(
-                f"not removed: {store}: holds recordings of yours, such as {others[0]!r}; "
-                "move it away"
-            )
+    except FileNotFoundError:  # none, or an unfinished one
+        others = []
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            made_from = json.loads((store / UNFINISHED / "arguments.json").read_text("utf-8"))
+            others = [made_from["input"]] * (Path(made_from["input"]) != cohort.absolute())
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"not removed: {store}: {one_line(error)}; move it away") from None
+    if others:
+        raise UserError(
+            f"not removed: {store}: holds recordings of yours ({others[0]!r}); move it away"
+        )
 
 
 def _check_reads(run: Path, store: Path) -> None:

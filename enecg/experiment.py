@@ -166,8 +166,8 @@ def check_experts(config: Config) -> None:
 def answered(tasks: Sequence[Task], spec: ExpertSpec) -> list[Task]:
     """Return the tasks that an expert has outputs for.
 
-    One that detects R-peaks has none where labels come from R-peaks: it would repeat how the labels
-    were made.
+    One that detects R-peaks has none where labels come from R-peaks: its output would only repeat
+    the rule by which the labels were made.
     """
     return [task for task in tasks if not (spec.uses_r_peaks and task.from_r_peaks)]
 
@@ -186,7 +186,8 @@ def _check_labels(task: Task, target_N: np.ndarray, nested: Nested, said: list[s
             raise UserError(f"task {task.name}: no labelled record in outer fold {scope}")
         for fit in nested.fits(scope):
             learned, stops = nested.learns_from(fit), nested.stops_by(fit)
-            varied = len(np.unique(target_N[labelled & learned & ~stops], axis=0)) > 1
+            of_fit = target_N[labelled & learned & ~stops]
+            varied = len(of_fit) > 0 and bool((of_fit != of_fit[0]).any())
             if not varied or not (labelled & stops).any():
                 raise UserError(
                     f"task {task.name}: of the {int(labelled.sum())} labelled records too few, or "

@@ -132,7 +132,7 @@ def _list_in(text: str) -> tuple[str, ...] | None:
     if not inside:
         return ()
     if text[0] == "{":
-        if "'" not in inside:
+        if not inside.startswith("'"):
             return _postgresql_array(inside)
         text = f"[{inside}]"  # a set of Python, in the order in which it is written
     if _SPACED.fullmatch(inside):  # NumPy's ['AF' 'LBBB'], which Python would join to one name
@@ -152,7 +152,7 @@ def _list_in(text: str) -> tuple[str, ...] | None:
     return tuple(map(str, value))
 
 
-_ELEMENT = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|([^"'{}\\,:]*?))\s*(?:,|$)""")
+_ELEMENT = re.compile(r"""\s*(?:"((?:[^"\\]|\\.)*)"|([^"{}\\,:]*?))\s*(?:,|$)""")
 
 
 def _postgresql_array(inside: str) -> tuple[str, ...] | None:

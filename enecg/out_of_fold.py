@@ -33,6 +33,8 @@ from enecg.tasks import Task
 
 Predictions = dict[str, np.ndarray]
 SAID, DECISIONS = "predictions.safetensors", "decisions.json"
+REVISION = 1
+"""Raised whenever what is kept of a repeat changes: it is made anew."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ def further_repeat(experiment: Experiment) -> Repeat:
     config, called = experiment.config, experiment.called("ensemble")
     folder = ensemble_folder(config)
     settings = config.ensemble.model_dump(exclude={"seen_subjects"})
-    print_ = fingerprint({"search": gate_fingerprint(experiment), "ensemble": settings})
+    searched = gate_fingerprint(experiment)
+    print_ = fingerprint({"search": searched, "ensemble": settings, "revision": REVISION})
     if is_done(folder, print_):
         say(f"{called}: done before, kept")
         return _read(folder, experiment)

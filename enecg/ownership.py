@@ -165,9 +165,10 @@ def remove_own(folder: Path, *kinds: Kind) -> None:
         if last is None:
             mark(folder, next(kind for kind in kinds if kind == found))
             last = MARK
+        last = last.partition("/")[0]
         for name in sorted(set(names) - {last}):
             _remove(folder / name)
-        (folder / last).unlink()
+        _remove(folder / last)
     if not folder.is_symlink():
         folder.rmdir()
 
@@ -282,6 +283,7 @@ _MARKS: tuple[tuple[str, Kind, Callable[[Any], bool]], ...] = (
     ("bundle.json", "bundle", _of_format("enecg-bundle")),
     ("dataset.json", "records", _of_format("enecg-records")),
     (".unfinished/arguments.json", "records", _is_half_a_store),
+    (".replacement/dataset.json", "records", _of_format("enecg-records")),
     ("started.json", "work", _is_begun),
     ("done.json", "work", _is_done),
 )

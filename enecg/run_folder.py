@@ -22,7 +22,7 @@ from enecg.checked_files import (
     write_sealed_json,
 )
 from enecg.errors import UserError
-from enecg.ownership import check_free, claim, remove_own
+from enecg.ownership import check_free, claim, refuse_strangers, remove_own
 from enecg.progress import say
 
 DONE, STARTED = "done.json", "started.json"
@@ -88,6 +88,8 @@ def begin(folder: Path, fingerprint: str) -> None:
         same = False
     if not same:
         check_free("run_dir", folder, "work")
+        if folder.exists():
+            refuse_strangers(folder, "work")
         if (folder / DONE).exists():
             write_sealed_json(started, to_be_removed)
             (folder / DONE).unlink()  # first: half removed, it must not pass for done

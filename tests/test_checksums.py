@@ -418,10 +418,10 @@ def test_a_flipped_bit_in_the_mark_of_begun_work_begins_it_anew(tmp_path: Path) 
     path = folder / "started.json"
     content = path.read_bytes()
     for bit in bits(content, 50):
-        (folder / "half").touch()
+        (folder / "half.json").touch()
         path.write_bytes(flipped(content, bit))
         begin(folder, "one")
-        assert not (folder / "half").exists()
+        assert not (folder / "half.json").exists()
         assert path.read_bytes() == content
 
 

@@ -22,6 +22,7 @@ from enecg.gate.ensemble import choose, refit_chosen
 from enecg.gate.space import plain_choice
 from enecg.gate.trial import Arrays, cross_validate
 from enecg.gate.tuning import Trial, trial_losses
+from enecg.inventory import INVENTORIES, stranger
 from enecg.nested import Nested
 from enecg.pipeline import run_stages
 from enecg.predict import predict_store
@@ -90,7 +91,8 @@ def test_gates_and_plain_ways_do_without_it(
     assert np.isnan(alone["rr_interval"]).all() and not np.isnan(alone["age"][2]).any()
     np.testing.assert_array_equal(pair["rr_interval"][2], arrays.outputs["rr_interval"][2, :, 0])
     losses = trial_losses(trials[0], alone, arrays)
-    assert all(np.isfinite(one) for of_task in losses.values() for one in of_task.values())
+    assert list(losses) == ["age"], "of the other task it says nothing"
+    assert all(np.isfinite(one) for one in losses["age"].values())
     monkeypatch.setattr(ensemble, "gain_with_error", lambda *_: (1.0, 0.0))  # gates are taken
     chosen = choose(tmp_path, trials, arrays, EnsembleSettings(size=3))
     gates, _ = refit_chosen(chosen, choices, arrays)
@@ -130,9 +132,14 @@ def test_a_whole_run(
         synthetic_store.path, tmp_path / "run", tasks=["rr_interval", "gender"],
         experts={"rocket": {"kernels": 40}, "beats": {}},
         stage1={"epochs": 2, "batch_size": 32, "heads": ["ridge"]},
-        gate={"trials": 2, "space": str(tmp_path / "space.yaml")},
+        gate={"trials": 2, "space": str(tmp_path / "space.yaml")}, repeats=2,
     )  # fmt: skip
-    run_stages(write_config(tmp_path, values), None, ["experts", "search", "ensemble"])
+    config = write_config(tmp_path, values)
+    run_stages(config, None, ["experts", "search", "ensemble"])
+    capsys.readouterr()
+    run_stages(config, ["ensemble.size=2"], ["ensemble"])  # of what is kept of the second repeat
+    run_stages(config, None, ["experts", "search", "ensemble"])
+    assert stranger(tmp_path / "run", INVENTORIES["run"]) is None
     results = read_json(tmp_path / "run" / "results.json")
     assert results["experts"]["beats"]["no_output_for"] == ["rr_interval"]
     assert "no_output_for" not in results["experts"]["rocket"]
@@ -144,9 +151,11 @@ def test_a_whole_run(
     card = (tmp_path / "run" / "bundle" / "rr_interval" / "model_card.md").read_text()
     assert "`beats` has no output: it detects R-peaks" in card
     kept = read_predictions(tmp_path / "run" / FILE)
-    weights_NE = next(one for (task, _), one in kept.items() if task == "rr_interval").weights_NE
-    assert weights_NE is not None
-    np.testing.assert_array_equal(weights_NE, np.tile([1.0, 0.0], (len(weights_NE), 1)))
+    assert {repeat for _, repeat in kept} == {0, 1}
+    for repeat in (0, 1):
+        weights_NE = kept["rr_interval", repeat].weights_NE
+        assert weights_NE is not None
+        np.testing.assert_array_equal(weights_NE, np.tile([1.0, 0.0], (len(weights_NE), 1)))
     bundles = {one.task.name: one for one in load_bundles(tmp_path / "run" / "bundle")}
     assert list(bundles["rr_interval"].experts) == ["rocket"]
     table = predict_store(tmp_path / "run" / "bundle", synthetic_store)

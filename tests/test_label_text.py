@@ -63,6 +63,10 @@ def test_separators_and_lists(tmp_path: Path, values: list[str]) -> None:
 def test_what_a_postgresql_array_holds() -> None:
     classes = ("AF", 'a "quoted" name', "one, two", "NULL")
     task = Task("dx", "multilabel", classes=classes)
+    own = Task("dx", "multilabel", classes=("it's", "x"))
+    np.testing.assert_array_equal(
+        own.targets(pd.Series(["{it's,x}", '{"it\'s"}'])), [[1, 1], [1, 0]]
+    )
     column = pd.Series(['{AF,"one, two"}', r'{"a \"quoted\" name"}', '{"NULL"}', "{AF,{LBBB}}"])
     targets, unread = task.read(column)
     np.testing.assert_array_equal(targets[:3], [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])

@@ -19,20 +19,21 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from enecg.bundle_folders import check_bundles
+from enecg.bundle_folders import check_bundles, replace_bundles
 from enecg.config import parse_config
 from enecg.discard import discard
 from enecg.errors import UserError
-from enecg.inventory import MARK
+from enecg.inventory import INVENTORIES, MARK, stranger
 from enecg.output_file import holds_drawing, holds_evaluation, holds_predictions, output_file
 from enecg.ownership import check_free, claim, kind_of, mark, remove_own
 from enecg.pipeline import check_places, run_stages
 from enecg.records import RecordStore
 from enecg.records.convert import convert
-from enecg.records.store import REPLACEMENT
+from enecg.records.parts import claim as claim_store
+from enecg.records.store import REPLACEMENT, UNFINISHED
 from enecg.records.synthetic import write_synthetic_cohort
 from enecg.records.verify import verify
-from enecg.run_folder import begin, claimed, finish
+from enecg.run_folder import begin, claimed, finish, is_done
 from enecg.storage import Folder
 from enecg.tasks import TASKS
 from models import bundle
@@ -348,7 +349,9 @@ def test_conversion_overwrites_no_file_that_only_has_a_stores_name(
     assert snapshot(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("step", ["_make", "first move", "description", "last removal"])
+@pytest.mark.parametrize(
+    "step", ["_make", "first move", "description", "arguments", "last removal"]
+)
 def test_an_overwritten_store_is_old_or_new_and_other_files_stay(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -364,11 +367,17 @@ def test_an_overwritten_store_is_old_or_new_and_other_files_stay(
         kill_at(step, patched)
         with pytest.raises(KeyboardInterrupt):
             convert("wfdb", tmp_path / "in", out, labels, overwrite=True)
-    if step == "_make":
+    if step == "description":  # another command comes in between, and is killed as well
+        with monkeypatch.context() as patched:
+            kill_at("_make", patched)
+            with pytest.raises(KeyboardInterrupt):
+                convert("wfdb", tmp_path / "in", out, labels, limit=1, overwrite=True)
+        assert len(RecordStore.open(out).index) == 5
+    elif step == "_make":
         assert RecordStore.open(out).fingerprint == before and verify(out).sound
         with pytest.raises(UserError, match="finished record store; add --overwrite"):
             convert("wfdb", tmp_path / "in", out, labels)
-    elif step == "last removal":
+    elif step in ("last removal", "arguments"):
         assert len(RecordStore.open(out).index) == 5
     else:
         with pytest.raises(UserError, match=r"unfinished; run its convert\.py again"):
@@ -392,7 +401,7 @@ def kill_at(step: str, patched: pytest.MonkeyPatch) -> None:
         move(folder, name, other)
 
     def removed(folder: Folder, name: str) -> None:
-        if name == REPLACEMENT:
+        if name == {"last removal": REPLACEMENT, "arguments": UNFINISHED}[step]:
             raise KeyboardInterrupt
         remove(folder, name)
 
@@ -401,7 +410,7 @@ def kill_at(step: str, patched: pytest.MonkeyPatch) -> None:
 
     if step == "_make":
         patched.setattr("enecg.records.convert._make", made)
-    elif step == "last removal":
+    elif step in ("last removal", "arguments"):
         patched.setattr(Folder, "remove", removed)
     else:
         patched.setattr(Folder, "move", moved)
@@ -424,6 +433,48 @@ def test_no_run_and_no_store_inside_a_store_a_bundle_or_a_cohort(
     with pytest.raises(UserError, match=r"FOLDER .*: lies in .*theirs, which is a"):
         write_synthetic_cohort(inside, 2)
     assert not inside.exists()
+
+
+def test_work_with_somebodys_file_stays_finished_when_it_would_be_begun_anew(
+    tmp_path: Path,
+) -> None:
+    work = tmp_path / "work"
+    begin(work, "one")
+    finish(work, "one")
+    (work / "notes.txt").write_text("mine")
+    before = snapshot(tmp_path)
+    with pytest.raises(UserError, match=r"notes\.txt: is no part of a stage's results"):
+        begin(work, "two")
+    assert snapshot(tmp_path) == before and is_done(work, "one")
+
+
+def test_somebodys_file_in_a_bundle_is_not_replaced_with_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    made = bundle(TASKS["age"])
+    replace_bundles(run, [("all", made), ("0", made)])
+    for place in ("bundle/age/notes.docx", "folds/0/age/notes.docx"):
+        (run / place).write_text("mine")
+        with pytest.raises(UserError, match=r"notes\.docx: is no bundle's"):
+            replace_bundles(run, [("all", made), ("0", made)])
+        (run / place).unlink()
+    replace_bundles(run, [("all", made), ("0", made)])
+    assert stranger(run, INVENTORIES["run"]) is None
+
+
+def test_an_unfinished_store_is_removed_whole_and_one_of_ones_own_is_not(tmp_path: Path) -> None:
+    def unfinished(folder: Path, made_from: Path) -> None:
+        store = Folder.at(folder)
+        claim_store(store, {"enecg": "1", "input": str(made_from)}, overwrite=False)
+        (folder / "shard-00000.parquet").touch()
+
+    cohort = write_synthetic_cohort(tmp_path / "cohort", 2).parent
+    unfinished(tmp_path / "mine", tmp_path / "hospital")
+    with pytest.raises(UserError, match=r"holds recordings of yours .*hospital"):
+        discard({tmp_path / "mine": "records", cohort: "cohort"})
+    assert (tmp_path / "mine" / "shard-00000.parquet").exists() and cohort.exists()
+    unfinished(tmp_path / "demo", cohort)
+    discard({tmp_path / "demo": "records", cohort: "cohort"})
+    assert not (tmp_path / "demo").exists() and not cohort.exists()
 
 
 # Simulated cohorts
@@ -489,7 +540,7 @@ def test_the_demo_leaves_a_linked_store_and_a_run_of_ones_own(
     mine = pa.table({"record_id": ["syn00001", "12"]})
     shutil.copytree(synthetic_store.path, tmp_path / "mine")
     pq.write_table(mine, tmp_path / "mine" / "index.parquet")
-    with pytest.raises(UserError, match="holds recordings of yours, such as '12'"):
+    with pytest.raises(UserError, match=r"holds recordings of yours \('12'\)"):
         discard({tmp_path / "mine": "records", cohort: "cohort"})
     run = tmp_path / "run"
     claim("x", run, "run")

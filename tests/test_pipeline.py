@@ -28,6 +28,7 @@ from enecg.evaluation.wording import with_interval
 from enecg.experiment import open_experiment
 from enecg.files import read_json
 from enecg.gate import ensemble
+from enecg.inventory import INVENTORIES, stranger
 from enecg.pipeline import run_stages
 from enecg.predict import expert_columns, predict_file, predict_store
 from enecg.records import RecordStore
@@ -129,6 +130,10 @@ def test_the_table_can_be_recomputed_from_the_kept_predictions(finished: Path) -
             np.testing.assert_allclose(
                 folds, results[task]["predictors"][name][metric]["folds"], rtol=1e-6
             )
+
+
+def test_nothing_in_a_run_folder_looks_like_somebodys(finished: Path) -> None:
+    assert stranger(finished / "run", INVENTORIES["run"]) is None
 
 
 def test_heart_rate_is_learned(finished: Path) -> None:

@@ -33,7 +33,7 @@ def compare(
     Parameters
     ----------
     predictions : mapping of str to array, shape (B, C), or (R, B, C) for R repeats
-        By predictor; NaN where one has no output. Compared are records where both have one.
+        By predictor; NaN where one has no output. Records where both have one are compared.
     predictors : mapping
         Their metrics, of which the main one is compared; the best expert and the best plain
         combination are picked by these, which flatters them slightly.

@@ -205,8 +205,8 @@ def described_share(repeats: Sequence[Share]) -> dict[str, Any] | None:
     """Return what results.json says of a share over repeats; None where it is defined in no fold.
 
     Repeats judge the same patients, so they do not add to the effective number of records: it is
-    their harmonic mean, as if the variance of the mean over repeats were the mean of theirs, which
-    it is at most.
+    their harmonic mean. (The variance of a mean over repeats is at most the mean of their
+    variances; that bound is used.)
     """
     folds = [value for share in repeats for value in share.folds]
     if not folds:

@@ -54,30 +54,26 @@ def judge_predictors(
     dict
         ``predictors``, and for values ``prediction_interval`` where there are any.
     """
-    margin_NC = {
-        name: margins(task, predicted, thresholds_NC if name == DEPLOYED else None)
-        for name, predicted in predictions.items()
-        if answers_N is not None
-    }
     where = (fold_N, group_N)
-    found: dict[str, dict[str, Any]] = {
-        name: dict(
-            fold_summary(task, truth_N, predicted, *where, seed=seed, margin_BC=margin_NC.get(name))
-        )
-        for name, predicted in predictions.items()
-    }
+    found: dict[str, dict[str, Any]] = {}
     if answers_N is None:
+        for name, predicted in predictions.items():
+            found[name] = dict(fold_summary(task, truth_N, predicted, *where, seed=seed))
         value_N = predictions[DEPLOYED][..., 0].astype(np.float64)
         covered = coverage_and_width(truth_N, value_N - half_width_N, value_N + half_width_N)
         ranges = {} if covered is None else {"prediction_interval": {"share": COVERAGE, **covered}}
         return {"predictors": found, **ranges}
     for name, predicted in predictions.items():
-        given = answers_N if name == DEPLOYED else answers(task, predicted, ())
-        found[name] |= operating_points(task, truth_N, given, *where, margin_NC[name])
-    said_NC = as_probabilities(task, answers_N)
-    by_threshold = fold_summary(
-        task, truth_N, said_NC, *where, seed=seed, margin_BC=margin_NC[DEPLOYED]
-    )
-    of_answers = [name for name in by_threshold if name in OF_ANSWERS or name == "accuracy"]
-    found[DEPLOYED] |= {name: by_threshold[name] for name in of_answers}
+        deployed = name == DEPLOYED
+        margin_NC = margins(task, predicted, thresholds_NC if deployed else None)
+        given = answers_N if deployed else answers(task, predicted, ())
+        summary = fold_summary(task, truth_N, predicted, *where, seed=seed, margin_BC=margin_NC)
+        found[name] = {**summary, **operating_points(task, truth_N, given, *where, margin_NC)}
+        if deployed:
+            said_NC = as_probabilities(task, answers_N)
+            by_threshold = fold_summary(
+                task, truth_N, said_NC, *where, seed=seed, margin_BC=margin_NC
+            )
+            of_answers = [one for one in by_threshold if one in OF_ANSWERS or one == "accuracy"]
+            found[name] |= {one: by_threshold[one] for one in of_answers}
     return {"predictors": found}

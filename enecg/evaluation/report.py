@@ -163,8 +163,8 @@ def _verdicts(task: Task, outcome: Mapping[str, Any]) -> list[str]:
     if sentences := comparison_sentences(task, outcome.get("comparisons", {})):
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
         note = (
-            "Paired differences, the ensemble (at last the gate) minus the other [95 % interval, "
-            "models trained anew]:"
+            "Paired differences, the ensemble (in the last line, the gate) minus the other [95 % "
+            "interval, models trained anew]:"
         )
         parts.append(f'<p class="note">{note}</p><ul>{items}</ul>')
     return parts

@@ -1,8 +1,9 @@
 """How far metrics of answers move when the threshold of a class comes to lie elsewhere.
 
-A training moves a threshold as a whole, in all folds alike, so folds do not show it. No model knows
-a class's log-odds better than its n training patients, e of them with the class, tell: to a
-standard error of √(1/e + 1/(n − e)). By how much a metric moves over that adds to its variance.
+Each training shifts a threshold for all folds alike, so differences between folds do not show it.
+From n training patients, e of them with the class, the class's log-odds can be estimated to a
+standard error of √(1/e + 1/(n − e)) at best. By how much a metric moves over that adds to its
+variance.
 """
 
 from __future__ import annotations

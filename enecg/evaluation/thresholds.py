@@ -128,7 +128,10 @@ def answers(task: Task, prediction_BC: Floats, thresholds: tuple[float, ...]) ->
 
 
 def margins(task: Task, prediction_BC: Floats, thresholds_BC: Floats | None) -> Floats:
-    """Return how far each class's log-odds lie above what it takes to be answered.
+    """Return how far each class is above the point from which it is answered, in log-odds.
+
+    Of several labels: the log-odds minus those of the threshold. Of one class per record: that
+    difference minus the largest one of the other classes (of two classes, half of it).
 
     Parameters
     ----------
@@ -140,7 +143,7 @@ def margins(task: Task, prediction_BC: Floats, thresholds_BC: Floats | None) -> 
     Returns
     -------
     float64 array of the same shape
-        Negative where a class is not answered; of labels each by itself.
+        Natural logarithms, no unit; negative where a class is not answered.
     """
     above_BC = _log_odds(prediction_BC)
     if thresholds_BC is not None:

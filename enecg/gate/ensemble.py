@@ -191,8 +191,9 @@ def choose(
     chosen: dict[Key, Chosen] = {}
     for task in arrays.tasks:
         for scope in arrays.nested.scopes:
-            of_task = {n: trials[n].choice.among(arrays.experts_of(task)) for n in finished}
-            of_scope = [n for n in finished if scope in trials[n].scopes and of_task[n] is not None]
+            own = {n: trials[n].choice.among(arrays.experts_of(task)) for n in finished}
+            of_task = {n: choice for n, choice in own.items() if choice is not None}
+            of_scope = [number for number in of_task if scope in trials[number].scopes]
             candidates = [
                 predictions[number][task.name][trials[number].scopes.index(scope)]
                 for number in of_scope
@@ -206,9 +207,9 @@ def choose(
     return chosen
 
 
-def plain_name(choice: GateChoice | None) -> str:
+def plain_name(choice: GateChoice) -> str:
     """Name what a choice is where it looks at no record: ``rocket alone`` or ``the mean``."""
-    if choice is None or choice.epochs:
+    if choice.epochs:
         return ""
     return f"{choice.experts[0]} alone" if len(choice.experts) == 1 else "the experts' mean"
 

@@ -37,7 +37,7 @@ class Arrays:
     features : dict of str to float32 array, shape (N, E, K)
         By `Fit.key`: what gates of that fit see of the experts' features; empty where none does.
     answering : dict of str to list of str
-        By task, the experts that have outputs for it, where not all do.
+        By task, the experts that have outputs for it; a task that is not there has those of all.
     """
 
     view_NLT: npt.NDArray[np.float16]
@@ -91,7 +91,8 @@ def cross_validations(
     fits = [fit for _, fit in units]
     own = [(task, choice.among(arrays.experts_of(task))) for task in arrays.tasks]
     trained = [(task, of_task) for task, of_task in own if of_task is not None]
-    features_of = [arrays.shown(of_task, fits) for _, of_task in trained]
+    seen = {of_task.experts: arrays.shown(of_task, fits) for _, of_task in trained}
+    features_of = [seen[of_task.experts] for _, of_task in trained]
     outputs = {task.name: arrays.chosen(of_task, task, numbers) for task, of_task in trained}
     in_training = [
         epochs_of(
@@ -128,7 +129,10 @@ def cross_validate(choice: GateChoice, arrays: Arrays, scopes: Sequence[str]) ->
 
 def refit(choice: GateChoice, arrays: Arrays, task: Task, scopes: list[str]) -> Gates:
     """Train a chosen gate on all training records of some scopes: one gate per scope, in order."""
-    choice = choice.among(arrays.experts_of(task)) or choice
+    of_task = choice.among(arrays.experts_of(task))
+    if of_task is None:
+        raise ValueError(f"{task.name}: none of {', '.join(choice.experts)} has outputs for it")
+    choice = of_task
     numbers = [arrays.nested.scopes.index(scope) for scope in scopes]
     return train_gates(
         choice,

@@ -22,7 +22,6 @@ from enecg.cluster import peak_memory_mb
 from enecg.config import GateSettings
 from enecg.errors import JobFailed, one_line
 from enecg.files import fingerprint
-from enecg.gate.combine import dummy
 from enecg.gate.space import GateChoice, Space
 from enecg.gate.studies import STUDIES, note_studies
 from enecg.gate.trial import Arrays, Predictions, cross_validations
@@ -92,24 +91,25 @@ def run_trial(config: dict[str, Any], arrays: Arrays, folder: str) -> None:
 def trial_losses(
     trial: Trial, predicted: Predictions, arrays: Arrays
 ) -> dict[str, dict[str, float]]:
-    """Return the out-of-fold loss on training records, per task and scope."""
+    """Return the out-of-fold loss on training records, per task and scope.
+
+    A task that none of the trial's experts has outputs for is left out.
+    """
     return {
         task.name: {
             scope: _loss(task, scope, predicted[task.name][place], arrays)
             for place, scope in enumerate(trial.scopes)
         }
         for task in arrays.tasks
+        if trial.choice.among(arrays.experts_of(task)) is not None
     }
 
 
 def _loss(task: Task, scope: str, predicted_NC: np.ndarray, arrays: Arrays) -> float:
-    """A record that got no prediction counts with the mean of all others; without any, the trial
-    counts as the dummy."""
+    """A record that got no prediction counts with the mean of all others."""
     training = arrays.nested.training(scope)
     target, predicted = arrays.targets[task.name][training], predicted_NC[training]
     there = ~np.isnan(predicted).any(1)
-    if not there.any():
-        return task.loss(target, dummy(task, target, len(target)))
     return task.loss(target[there], predicted[there])
 
 

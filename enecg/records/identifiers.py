@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 from enecg.errors import UserError
 
 _BLANKS = " \t\r\n\v\f\u00a0\u200b\ufeff"
+_WIDE = {0xFF00 + n: 0x20 + n for n in range(1, 95)}
+"""Full-width forms of ASCII's characters."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0*")
 # Plain "1e7" may be a hexadecimal name; with a point or a sign it can only be a rounded number.
 _ROUNDED = re.compile(r"-?[0-9]+(\.[0-9]+[eE][+-]?|[eE][+])[0-9]+")
@@ -79,7 +81,8 @@ def _plain(text: str) -> str:
 
     macOS decomposes umlauts in file names; copied text brings marks of direction along.
     """
-    kinds = ((one, unicodedata.category(one)) for one in unicodedata.normalize("NFKC", text))
+    text = unicodedata.normalize("NFC", text.translate(_WIDE))
+    kinds = ((one, unicodedata.category(one)) for one in text)
     return "".join("-" if kind == "Pd" else one for one, kind in kinds if kind != "Cf")
 
 

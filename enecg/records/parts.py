@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import enecg
+from enecg import interrupts
 from enecg.checked_files import DamagedFile, parse_sealed_json, sealed_json
 from enecg.errors import JobFailed, UserError
 from enecg.names import is_store_file
@@ -105,6 +106,7 @@ class Claim:
         """Remove what was there to make the store, once it is finished; replace the old one."""
         remove_half_written(self.store)
         if self.old is not None:
+            interrupts.keeps(f"a new store is moving into {self.old.uri}")
             _move_in(self.store, self.old)
             return
         self.store.remove(_OUTCOMES)
@@ -165,15 +167,15 @@ def claim(store: Folder, arguments: dict[str, Any], overwrite: bool) -> Claim:
             raise
     new = store.below(REPLACEMENT)
     moving_in = DESCRIPTION not in names and new.exists(DESCRIPTION)
-    if overwrite and (moving_in or _is_finished(store)):
-        if unfinished is not None:  # a kill came after dataset.json
-            store.remove(UNFINISHED)
-        return _claim_replacement(store, new, arguments)
-    if moving_in:
+    if moving_in and not overwrite:
         raise UserError(
             f"--output {store.uri}: an earlier --overwrite was stopped here while the new store "
             "moved in; add --overwrite to go on"
         )
+    if moving_in or (overwrite and _is_finished(store)):
+        if unfinished is not None:  # a kill came after dataset.json
+            store.remove(UNFINISHED)
+        return _claim_replacement(store, new, arguments)
     if overwrite:
         _clear(store, names, unfinished is not None)
     elif unfinished is not None:
@@ -213,10 +215,14 @@ def _claim_replacement(old: Folder, new: Folder, arguments: dict[str, Any]) -> C
     """Claim the folder of a store that is to replace a finished one."""
     try:
         said = _unfinished_arguments(new)
-        same = said is None or all(said.get(key) == arguments[key] for key in arguments)
+        same = said is not None and all(said.get(key) == arguments[key] for key in arguments)
     except JobFailed:  # damaged
-        same = False
-    return replace(claim(new, arguments, overwrite=not same), old=old)
+        said, same = {}, False
+    if not same and new.exists(DESCRIPTION) and not old.exists(DESCRIPTION):
+        _move_in(new, old)  # what an earlier command made: whole again, then replaced in its turn
+    elif not same and (said is not None or new.exists(DESCRIPTION)):
+        old.remove(REPLACEMENT)
+    return replace(claim(new, arguments, overwrite=False), old=old)
 
 
 def _move_in(new: Folder, old: Folder) -> None:
@@ -236,6 +242,8 @@ def _move_in(new: Folder, old: Folder) -> None:
             old.remove(name)
     remove_half_written(old)
     new.move(DESCRIPTION, old)
+    new.remove(_OUTCOMES)
+    new.remove(UNFINISHED)  # what says whose it is goes last
     old.remove(REPLACEMENT)
 
 

@@ -43,7 +43,7 @@ from enecg.stage1.worker import FAILED, MICRO_BATCH, train_expert
 
 RESTARTS = 3
 """How often a job whose worker died starts again from its last checkpoint."""
-REVISION = 2
+REVISION = 3
 """Raised whenever any stage gives other numbers for the same settings than before: finished runs
 are then made anew, from the experts on."""
 OUTCOME_FILES = ("outputs.safetensors", "models.safetensors", "models.json", "choices.json")
@@ -73,15 +73,13 @@ def expert_fingerprint(experiment: Experiment, name: str, expert: Expert | None 
         changes_nothing |= {"epochs", "patience", "batch_size", "micro_batch", "learning_rate",
                             "weight_decay", "clip", "zero_stage", "head_trials"}  # fmt: skip
     heads = [choice.model_dump() for choice in head_choices(config.stage1, config.seed)]
-    # Runs keep the fingerprint that they had before there were repeats, which deploy nothing.
-    repeated = {} if experiment.nested.deployed else {"deployed": False}
     return fingerprint(
-        repeated
-        | {
+        {
             "version": [__version__, REVISION],
             "records": experiment.store.fingerprint,
             "tasks": [vars(task) for task in answered(experiment.tasks, expert.spec)],
             "folds": [config.fold_column or config.folds, config.inner_folds, config.seed],
+            "scopes": experiment.nested.scopes,  # outputs are stored in their order
             "backbone": expert.fingerprint(),
             "adaptation": [settings.adaptation, settings.final_rule, settings.lora_rank],
             "heads": heads if settings.frozen and trains else [],
@@ -205,8 +203,8 @@ def train_experts(experiment: Experiment) -> None:
     peaks: dict[str, float] = {}
     for work in todo:
         name = work.job.name
-        begin(work.folder, work.print)
         try:
+            begin(work.folder, work.print)
             datasets[name], peaks[name] = _inputs(work)
         except Exception as error:  # one expert's failure must not stop the others
             failures[name] = last_line(error)

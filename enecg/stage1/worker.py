@@ -46,9 +46,9 @@ def train_expert(loop: dict[str, Any]) -> None:
     ----------
     loop : dict
         ``config`` (the experiment's settings), ``deployed`` (whether something is trained on all
-        groups), ``expert`` (its name there), ``job`` (what it is called on the board), ``heads``
-        (the feed-forward heads to try), ``folder`` (the expert's, that all workers see), ``board``
-        (an actor that shows progress).
+        groups), ``expert`` (its name there), ``tasks`` (names of those it has outputs for), ``job``
+        (what it is called on the board), ``heads`` (the feed-forward heads to try), ``folder`` (the
+        expert's, that all workers see), ``board`` (an actor that shows progress).
     """
     config = parse_config(loop["config"])
     name: str = loop["expert"]

@@ -180,9 +180,11 @@ def test_results_compare_the_ensemble_with_what_is_plainer() -> None:
     assert comparisons["gate"]["against"] == "stacking"
     assert comparisons["gate"]["verdict"] == "worse"
     absolute = {scope: replace(one, absolute_stacking={"e2": 1.0}) for scope, one in chosen.items()}
-    said = predict_test_groups(AGE, given, absolute, gates)
-    compared = judge(AGE, said, given, absolute)["comparisons"]
-    assert compared["absolute_stacking"]["verdict"] == "better"
+    again = said_in([AGE], given, absolute, gates)
+    found_again = judge(
+        AGE, given.targets["age"], [again], [given.nested], given.experts, given.seed
+    )
+    assert found_again["comparisons"]["absolute_stacking"]["verdict"] == "better"
     difference = comparisons["uniform"]["difference"]
     means = [found["predictors"][name]["mae"]["mean"] for name in ("ensemble", "uniform")]
     assert difference["mean"] == pytest.approx(means[0] - means[1])

@@ -36,6 +36,8 @@ def start(code: str, before: str = "") -> subprocess.Popen[str]:
     job = subprocess.Popen(
         [sys.executable, "-c", before + JOB + code],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Also where the tests run under nohup, which has SIGHUP ignored in all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )  # fmt: skip
     assert job.stdout is not None
     assert job.stdout.readline() == "ready\n"

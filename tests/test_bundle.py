@@ -131,7 +131,6 @@ def test_the_model_card_says_what_is_not_in_the_bundle_and_what_may_flatter() ->
     corpora = {"rocket": [], "published": ["mimic-iv-ecg", "challenge"]}
     made.provenance |= {
         "trained_on": "all groups", "source": "ptb-xl", "records": "0" * 64, "commit": None,
-        "config": {"folds": 3},
         "experts": {
             name: {"licence": "MIT", "pretraining_corpora": of} for name, of in corpora.items()
         },

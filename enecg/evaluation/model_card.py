@@ -124,8 +124,8 @@ def model_card(bundle: Bundle, results: Mapping[str, Any]) -> str:
             "## Results",
             "",
             f"{results['n']:,} labelled records, cross-validated by group: mean over "
-            f"{folds_named(facts['config'])} [95 % interval]. These are results of the procedure; "
-            f"this bundle is the procedure on all groups. {interval_note(results)}",
+            f"{folds_named(facts.get('config', {}))} [95 % interval]. These are results of the "
+            f"procedure; this bundle is the procedure on all groups. {interval_note(results)}",
             "",
             "| metric | deployed |",
             "|---|---|",

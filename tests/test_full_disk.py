@@ -182,10 +182,9 @@ def test_a_whole_run_goes_on_when_there_is_space(
 ) -> None:
     ballast = fill(small_disk, 64 << 10)
     run_dir = small_disk / "run"
-    less = {"tasks": ["gender"], "experts": {"rocket": {"kernels": 40}}}
-    features = str(tmp_path / "features")
-    values = settings(synthetic_store.path, run_dir, features=features, **less)
-    config = write_config(tmp_path, values)
+    config = write_config(
+        tmp_path, settings(synthetic_store.path, run_dir, features=str(tmp_path / "features"))
+    )
     first = job("ray_jobs/pipeline.py", "--config", str(config))
     _, said = first.communicate(timeout=400)
     assert first.returncode == 1, said

@@ -55,7 +55,9 @@ def check_bundles(folder: Path) -> None:
     for place in (folder, _new(folder), aside(folder)):
         check_free("run_dir", place, "bundles")
     for path in _strange(folder, levels=PLACES[folder.name]) if folder.is_dir() else ():
-        raise UserError(f"{path}: is no bundle's, but stands among those of a run; move it away")
+        raise UserError(
+            f"{path}: is no part of a bundle, but stands among those of a run; move it away"
+        )
 
 
 def _strange(folder: Path, levels: int) -> Iterator[Path]:

@@ -36,7 +36,9 @@ def discard(folders: dict[Path, Kind]) -> None:
     of_kind = {kind: folder for folder, kind in folders.items()}
     for folder, kind in folders.items():
         if folder.is_symlink():
-            raise UserError(f"not removed: {folder}: is a link to {folder.resolve()}; remove it")
+            raise UserError(
+                f"not removed: {folder}: is a link to {folder.resolve()}; move the link away"
+            )
         check_free("not removed:", folder, kind)
         if folder.exists():
             refuse_strangers(folder, kind)

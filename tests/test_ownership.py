@@ -181,7 +181,7 @@ def test_notes_among_a_runs_bundles_are_not_swept_away(tmp_path: Path) -> None:
         mark(tmp_path / name, "bundles")
         check_bundles(tmp_path / name)
         (tmp_path / name / levels / "notes.txt").write_text("mine")
-        with pytest.raises(UserError, match=r"notes.txt: is no bundle"):
+        with pytest.raises(UserError, match=r"notes.txt: is no part of a bundle"):
             check_bundles(tmp_path / name)
 
 
@@ -454,7 +454,7 @@ def test_somebodys_file_in_a_bundle_is_not_replaced_with_it(tmp_path: Path) -> N
     replace_bundles(run, [("all", made), ("0", made)])
     for place in ("bundle/age/notes.docx", "folds/0/age/notes.docx"):
         (run / place).write_text("mine")
-        with pytest.raises(UserError, match=r"notes\.docx: is no bundle's"):
+        with pytest.raises(UserError, match=r"notes\.docx: is no part of a bundle"):
             replace_bundles(run, [("all", made), ("0", made)])
         (run / place).unlink()
     replace_bundles(run, [("all", made), ("0", made)])

@@ -1,4 +1,4 @@
-"""What a threshold that comes to lie elsewhere adds to the variance of metrics of answers."""
+"""What a shift of a threshold adds to the variance of metrics of answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enecg.evaluation.intervals import fold_summary
 from enecg.evaluation.metrics import score
 from enecg.evaluation.threshold_shift import answer_scores, moved_variances, threshold_error
 from enecg.evaluation.thresholds import answers, margins
-from enecg.tasks import Task
+from enecg.tasks import Kind, Task
 
 N = 300
 METRICS = ("accuracy", "precision", "recall", "f1")
@@ -17,19 +17,24 @@ GROUP = np.arange(N).astype(str)
 ROWS = [[np.flatnonzero(np.arange(N) % 3 == fold) for fold in range(3)]]
 
 
-def problem(kind: str, classes: int) -> tuple[Task, np.ndarray, np.ndarray]:
+def problem(kind: Kind, classes: int) -> tuple[Task, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(classes)
-    task = Task("t", kind, classes=tuple("abcd"[:classes]))  # type: ignore[arg-type]
+    task = Task("t", kind, classes=tuple("abcd"[:classes]))
     if kind == "multilabel":
         return task, rng.integers(0, 2, (N, classes)).astype(float), rng.random((N, classes))
     return task, rng.integers(0, classes, N).astype(float), rng.dirichlet(np.ones(classes), N)
 
 
-KINDS = [("classification", 2), ("classification", 4), ("multilabel", 1), ("multilabel", 3)]
+KINDS: list[tuple[Kind, int]] = [
+    ("classification", 2),
+    ("classification", 4),
+    ("multilabel", 1),
+    ("multilabel", 3),
+]
 
 
 @pytest.mark.parametrize(("kind", "classes"), KINDS)
-def test_answers_are_scored_as_the_metrics_define_it(kind: str, classes: int) -> None:
+def test_answers_are_scored_as_the_metrics_define_it(kind: Kind, classes: int) -> None:
     task, truth, predicted = problem(kind, classes)
     ours = answer_scores(task, truth, answers(task, predicted, ()))
     theirs = score(task, truth, predicted)
@@ -53,7 +58,7 @@ def test_of_two_classes_the_second_ones_threshold_moves() -> None:
 
 
 @pytest.mark.parametrize(("kind", "classes"), KINDS)
-def test_an_interval_of_answers_is_wider_for_it_and_others_are_not(kind: str, classes: int) -> None:
+def test_intervals_of_answers_are_wider_for_it_and_others_not(kind: Kind, classes: int) -> None:
     task, truth, predicted = problem(kind, classes)
     margin = margins(task, predicted, None)
     where = (np.arange(N) % 3, GROUP)

@@ -13,7 +13,7 @@ from enecg.evaluation.metrics import LOWER_IS_BETTER, Numbers, main_metric
 from enecg.evaluation.wording import Predictors, best
 from enecg.tasks import Task, known
 
-PLAIN = ("uniform", "stacking", "absolute_stacking")
+COMBINATIONS = ("uniform", "stacking", "absolute_stacking")
 """Combinations with one weight per expert, the same for every record."""
 
 
@@ -52,8 +52,8 @@ def compare(
     metric = main_metric(task)
     against = {
         "best_expert": best(metric, _among(predictors, experts)),
-        **{name: name for name in PLAIN},
-        "gate": best(metric, _among(predictors, PLAIN)),
+        **{name: name for name in COMBINATIONS},
+        "gate": best(metric, _among(predictors, COMBINATIONS)),
     }
     found: dict[str, Any] = {}
     for name, other in against.items():

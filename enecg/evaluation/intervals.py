@@ -74,8 +74,8 @@ def fold_summary(
         Seed of the resampling. Predictors judged on the same records with the same seed see the
         same resamples.
     margin_BC : float array, shape (B, C), or (R, B, C), optional
-        How far each class lies above what it takes to be answered (see `thresholds.margins`):
-        intervals of answers then count where thresholds come to lie.
+        What `thresholds.margins` gives. With it, intervals of metrics of answers allow for
+        thresholds that shift.
 
     Returns
     -------

@@ -39,7 +39,7 @@ class Judged:
     scores : list of R lists of K dicts
         What `metrics.score` gives for them.
     margin_RBC : float64 array, shape (R, B, C), optional
-        How far each class lies above what it takes to be answered: see `thresholds.margins`.
+        What `thresholds.margins` gives.
     """
 
     task: Task
@@ -98,7 +98,7 @@ class Judged:
         ]
 
     def moved(self, metric: str) -> float:
-        """Return the variance that a metric of answers has from where thresholds come to lie.
+        """Return the variance that shifts of thresholds add to a metric of answers.
 
         0 without margins, and for a single fold, where nothing is trained.
         """

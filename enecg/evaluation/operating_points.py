@@ -6,8 +6,8 @@ folds, with an effective number of records. That number is smaller
 * where records of one patient go together (their design effect; Kish 1965);
 * where models are trained anew (the factor of Nadeau and Bengio, and what folds differ by beyond
   their test records, as in `procedure_interval`);
-* by where the threshold comes to lie, which moves sensitivity one way and specificity the other
-  (see `threshold_shift`).
+* by shifts of the threshold, which move sensitivity one way and specificity the other (see
+  `threshold_shift`).
 
 `benchmarks/coverage.py` simulates what they cover.
 """

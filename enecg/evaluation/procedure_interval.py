@@ -10,7 +10,7 @@ The variance has three parts, and for metrics of answers a fourth:
 * Unstable training: by how much the variance between folds exceeds what the test records explain,
   such as models that depend on their random start. It has few degrees of freedom, and the
   interval's quantile is that of the mixture (Satterthwaite, Biometrics 2, 1946).
-* Where thresholds come to lie: see `threshold_shift`.
+* Shifts of thresholds: see `threshold_shift`.
 
 `docs/intervals.md` shows what they cover in simulations.
 """

@@ -1,4 +1,4 @@
-"""How far metrics of answers move when the threshold of a class comes to lie elsewhere.
+"""How far metrics of answers move when a class's threshold shifts.
 
 Each training shifts a threshold for all folds alike, so differences between folds do not show it.
 From n training patients, e of them with the class, the class's log-odds can be estimated to a

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from enecg.errors import UserError
 
-_BLANKS = " \t\r\n\v\f\u00a0\u200b\ufeff"
 _WIDE = {0xFF00 + n: 0x20 + n for n in range(1, 95)}
 """Full-width forms of ASCII's characters."""
 _WHOLE = re.compile(r"(-?[0-9]+)\.0*")
@@ -66,8 +65,7 @@ def identifier(value: object) -> str | None:
         return _of_float(float(value))
     if not isinstance(value, str):
         raise ValueError(f"is {str(value)[:60]!r}; an identifier is a text or a whole number")
-    text = value if value.isascii() else _plain(value)
-    text = text.strip().strip(_BLANKS)
+    text = (value if value.isascii() else _plain(value)).strip()
     if not text:
         return None
     if _ROUNDED.fullmatch(text):
